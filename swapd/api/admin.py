@@ -1,0 +1,127 @@
+"""swapd's own routes: health, status, the catalog, load, unload, pin, reload.
+
+Used by `swapctl` and by people's scripts; the documents are promised in the contract.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from aiohttp import web
+from pydantic import Field
+
+from swapd.api.bodies import parse, read_object
+from swapd.api.calls import GATEWAY, encode, json_answer, wants_progress
+from swapd.api.fields import Body, KeepAlive, Whole
+from swapd.api.stream import NDJSON, Stream, stream
+from swapd.errors import InvalidRequest
+from swapd.runtime.status import resident_document
+from swapd.served import Model
+
+routes = web.RouteTableDef()
+
+_NAME: Final = "/swapd/models/{name:.+}"
+
+
+class LoadBody(Body):
+    keep_alive: KeepAlive = None
+    gpu_layers: Annotated[Whole, Field(ge=0, le=2**31 - 1)] | None = None
+
+
+class UnloadBody(Body):
+    force: bool | None = None
+
+
+@routes.get("/health")
+async def health(request: web.Request) -> web.Response:
+    if request.app[GATEWAY].is_healthy():
+        return json_answer({"status": "ok"})
+    return json_answer({"status": "unhealthy"}, status=503, headers={"Retry-After": "1"})
+
+
+@routes.get("/swapd/status")
+async def status(request: web.Request) -> web.Response:
+    return json_answer(request.app[GATEWAY].status())
+
+
+@routes.get("/swapd/models")
+async def models(request: web.Request) -> web.Response:
+    gateway = request.app[GATEWAY]
+    await gateway.rescan()
+    states = {resident.name: resident.state for resident in gateway.residents()}
+    return json_answer({"models": [_catalog_document(model, states.get(model.name)) for model in gateway.models()]})
+
+
+@routes.post(f"{_NAME}/load")
+async def load(request: web.Request) -> web.StreamResponse:
+    gateway, name = request.app[GATEWAY], request.match_info["name"]
+    body = parse(LoadBody, await read_object(request, optional=True))
+    if not _waits(request):
+        model = await gateway.find(name)  # who names nothing that exists is told so at once
+        gateway.load_soon(name, body.keep_alive, body.gpu_layers)
+        return json_answer({"name": model.name, "state": "loading"}, status=202)
+    if not wants_progress(request):
+        return json_answer(resident_document(await gateway.load(name, body.keep_alive, body.gpu_layers)))
+
+    async def work(out: Stream) -> None:
+        resident = await gateway.load(name, body.keep_alive, body.gpu_layers, out.watch)
+        await out.open({})
+        out.put(encode(resident_document(resident)) + b"\n")
+
+    return await stream(request, NDJSON, work)
+
+
+@routes.post(f"{_NAME}/unload")
+async def unload(request: web.Request) -> web.Response:
+    name = request.match_info["name"]
+    body = parse(UnloadBody, await read_object(request, optional=True))
+    was_loaded = await request.app[GATEWAY].unload(name, force=bool(body.force), wait=_waits(request))
+    return json_answer({"name": name, "unloaded": was_loaded})
+
+
+@routes.post(f"{_NAME}/pin")
+async def pin(request: web.Request) -> web.Response:
+    name = request.match_info["name"]
+    await request.app[GATEWAY].pin(name)
+    return json_answer({"name": name, "pinned": True})
+
+
+@routes.post(f"{_NAME}/unpin")
+async def unpin(request: web.Request) -> web.Response:
+    name = request.match_info["name"]
+    await request.app[GATEWAY].unpin(name)
+    return json_answer({"name": name, "pinned": False})
+
+
+@routes.post("/swapd/reload")
+async def reload(request: web.Request) -> web.Response:
+    await request.app[GATEWAY].reload()
+    return json_answer({"reloaded": True})
+
+
+def _catalog_document(model: Model, state: str | None) -> dict[str, object]:
+    variant = model.variant
+    return {
+        "name": model.name,
+        "aliases": list(model.entry.aliases),
+        "path": model.path,
+        "size": model.size,
+        "state": None if model.shadowed else state,
+        "usable": variant is not None and not model.shadowed,
+        "reason": model.reason,
+        "context": variant.context if variant is not None else None,
+        "slots": variant.slots if variant is not None else None,
+        "family": model.family,
+        "parameters": model.parameters,
+        "quantization": model.quantization,
+        "template": "model" if model.template else "chatml",
+        "digest": model.digest,
+    }
+
+
+def _waits(request: web.Request) -> bool:
+    """`?wait=false` answers at once. Raises InvalidRequest."""
+    given = request.query.get("wait", "true").lower()
+    if given not in ("true", "false"):
+        raise InvalidRequest(f"cannot read 'wait': {given[:40]!r} is neither true nor false", "wait")
+    return given == "true"

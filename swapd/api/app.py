@@ -1,0 +1,73 @@
+"""The HTTP application: every dialect's routes behind one guard, every answer with its request id.
+
+Made by `daemon.py`; asks the gateway for everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from aiohttp import hdrs, web
+
+from swapd.api import admin, ollama, openai
+from swapd.api.calls import GATEWAY, GUARD, REQUEST_ID, json_answer, new_request_id
+from swapd.api.failures import Dialect, Failure, failure_of
+from swapd.api.guard import Guard, GuardSettings, is_preflight
+from swapd.runtime.gateway import Gateway
+
+__all__ = ["GATEWAY", "GUARD", "RUNNER_OPTIONS", "GuardSettings", "make_app"]
+
+RUNNER_OPTIONS: Final[Mapping[str, Any]] = {"handler_cancellation": True, "access_log": None}
+"""What `web.AppRunner` must be given: a caller that goes away ends its handler, whatever that waits for."""
+
+_CLIENT_CLOSED: Final = 499
+"""Nobody reads it: the caller is gone."""
+
+
+def make_app(gateway: Gateway, guard: GuardSettings) -> web.Application:
+    """The application, to be run with `RUNNER_OPTIONS`. `app[GUARD].settings` may be replaced while it runs."""
+    # Bodies are read, and limited, by `bodies.py`: the guard's limit may change.
+    app = web.Application(middlewares=[_frame])
+    app[GATEWAY] = gateway
+    app[GUARD] = Guard(guard)
+    for dialect in (openai, ollama, admin):
+        app.add_routes(dialect.routes)
+    app.on_response_prepare.append(_finish_headers)
+    return app
+
+
+@web.middleware
+async def _frame(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Names the request, asks the guard, and says every failure in the dialect of the path."""
+    request[REQUEST_ID] = new_request_id(request)
+    try:
+        request.app[GUARD].check(request)
+        if is_preflight(request):
+            return web.Response(status=204)
+        return await handler(request)
+    except ConnectionResetError:
+        return web.Response(status=_CLIENT_CLOSED)
+    except web.HTTPException as refusal:
+        failure, headers = _routing_failure(request, refusal)
+    except Exception as error:
+        failure = failure_of(error, request[REQUEST_ID])
+        headers = failure.headers
+    return json_answer(failure.body(Dialect.of(request.path)), status=failure.status, headers=headers)
+
+
+def _routing_failure(request: web.Request, refusal: web.HTTPException) -> tuple[Failure, dict[str, str]]:
+    if isinstance(refusal, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(refusal.allowed_methods))
+        message = f"{request.path} does not take {request.method}; it takes {allowed}"
+        return Failure(405, "method_not_allowed", message), {hdrs.ALLOW: allowed}
+    if isinstance(refusal, web.HTTPNotFound):
+        return Failure(404, "not_found", f"this release of swapd serves no {request.method} {request.path}"), {}
+    return Failure(refusal.status, "invalid_request", f"cannot serve the request: {refusal.reason}"), {}
+
+
+async def _finish_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["X-Request-Id"] = request.get(REQUEST_ID) or new_request_id(request)
+    response.headers.update(request.app[GUARD].cors_headers(request))

@@ -1,0 +1,156 @@
+"""Errors in each dialect's words: one table of statuses, three shapes.
+
+Used by `app.py` for answers that have not begun and by `stream.py` for those that have. Knows no route.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+import structlog
+
+from swapd.errors import (
+    BodyTooLarge,
+    CannotStart,
+    ContextLengthExceeded,
+    DoesNotFit,
+    Forbidden,
+    InvalidConfig,
+    InvalidRequest,
+    ModelNotFound,
+    ModelUnusable,
+    Overloaded,
+    Stopping,
+    SwapdError,
+    Unauthorized,
+    Unloaded,
+    WorkerCrashed,
+    WorkerFailed,
+)
+
+_log = structlog.get_logger(__name__)
+
+STATUS: Final[Mapping[type[SwapdError], int]] = {
+    InvalidRequest: 400,
+    ContextLengthExceeded: 400,
+    InvalidConfig: 400,
+    Unauthorized: 401,
+    Forbidden: 403,
+    ModelNotFound: 404,
+    BodyTooLarge: 413,
+    ModelUnusable: 422,
+    CannotStart: 500,
+    WorkerCrashed: 502,
+    WorkerFailed: 502,
+    Overloaded: 503,
+    Stopping: 503,
+    Unloaded: 503,
+    DoesNotFit: 507,
+}
+
+_LASTING: Final = frozenset({422, 507})
+"""Statuses that the official clients would take for passing weather: asking again does not help."""
+
+_OPENAI_TYPES: Final = {401: "authentication_error", 403: "permission_error"}
+
+
+class Dialect(Enum):
+    OPENAI = "/v1/"
+    OLLAMA = "/api/"
+    SWAPD = "/swapd/"
+
+    @staticmethod
+    def of(path: str) -> Dialect:
+        """Whose words are expected under this path."""
+        if path.startswith(Dialect.OPENAI.value):
+            return Dialect.OPENAI
+        return Dialect.OLLAMA if path.startswith(Dialect.OLLAMA.value) else Dialect.SWAPD
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What goes wrong for a caller: `data` is what a program may act on."""
+
+    status: int
+    code: str
+    message: str
+    param: str | None = None
+    data: Mapping[str, object] = field(default_factory=dict)
+    retry_after: int | None = None
+    """Whole seconds; None: do not say."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        headers: dict[str, str] = {}
+        if self.retry_after is not None:
+            headers["Retry-After"] = str(self.retry_after)
+        if self.status in _LASTING:
+            headers["x-should-retry"] = "false"
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return headers
+
+    def body(self, dialect: Dialect) -> dict[str, object]:
+        match dialect:
+            case Dialect.OPENAI:
+                kind = "invalid_request_error" if self.status < 500 else "server_error"
+                words = {
+                    "message": self.message,
+                    "type": _OPENAI_TYPES.get(self.status, kind),
+                    "param": self.param,
+                    "code": self.code,
+                }
+                return {"error": words}
+            case Dialect.OLLAMA:
+                return {"error": self.message}
+            case Dialect.SWAPD:
+                return {"error": {"code": self.code, "message": self.message, **self.data}}
+
+
+def failure_of(error: Exception, request_id: str) -> Failure:
+    """The failure that a caller is told; an error that is not ours is logged, and told without its words."""
+    if not isinstance(error, SwapdError):
+        _log.error("request_failed", request=request_id, exc_info=error)
+        return Failure(500, "internal_error", f"internal error; the daemon's log has it under request {request_id}")
+    status = next((STATUS[known] for known in type(error).__mro__ if known in STATUS), 500)
+    retry_after: float | None = getattr(error, "retry_after", None)
+    data = _data(error)
+    param = data.get("param")
+    return Failure(
+        status=status,
+        code=error.code,
+        message=error.message,
+        param=param if isinstance(param, str) else None,
+        data=data,
+        retry_after=None if retry_after is None else max(1, math.ceil(retry_after)),
+    )
+
+
+def _data(error: SwapdError) -> dict[str, object]:
+    match error:
+        case InvalidRequest(param=param):
+            return {"param": param} if param is not None else {}
+        case ContextLengthExceeded(prompt=prompt, context=context):
+            return {"prompt": prompt, "context": context}
+        case ModelNotFound(name=name, nearest=nearest):
+            return {"param": "model", "name": name, "nearest": list(nearest)}
+        case BodyTooLarge(limit=limit):
+            return {"limit": limit}
+        case ModelUnusable(name=name, reason=reason) | WorkerCrashed(name=name, reason=reason):
+            return {"name": name, "reason": reason}
+        case DoesNotFit():
+            return {
+                "name": error.name,
+                "device": error.device,
+                "needed": error.needed,
+                "available": max(0, error.available),
+                "pinned": list(error.pinned),
+            }
+        case InvalidConfig(problems=problems):
+            return {"problems": list(problems)}
+        case _:
+            return {}

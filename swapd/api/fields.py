@@ -1,0 +1,128 @@
+"""Field types that the dialects' bodies share: strict, ranged, null meaning absent.
+
+JSON's own types are not converted: "12" and true are no numbers. 12.0 is the integer that JSON says it is.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from swapd.generation import Sampling
+from swapd.units import Seconds, parse_duration
+
+MAX_MESSAGES: Final = 4096
+_MAX_STOPS: Final = 16
+_MAX_STOP: Final = 1024
+_INT32: Final = 2**31 - 1
+_MASK: Final = 2**32 - 1
+
+
+def _integral(given: Any) -> Any:
+    return int(given) if isinstance(given, float) and given.is_integer() else given
+
+
+def _keep_alive(given: Any) -> Any:
+    if given is None:
+        return None
+    if not isinstance(given, (str, int, float)):
+        raise ValueError("a duration is expected, like 30s, 5m, 1h30m, 0 or -1")
+    if isinstance(given, str) and len(given) > 64:
+        raise ValueError("this is no duration; write it like 30s, 5m, 1h30m, 0 or -1")
+    try:
+        return parse_duration(given)
+    except OverflowError:
+        raise ValueError("this is no duration; write it like 30s, 5m, 1h30m, 0 or -1") from None
+
+
+def _stops(given: Any) -> Any:
+    if given is None:
+        return []
+    if isinstance(given, str):
+        given = [given]
+    if not isinstance(given, list) or not all(isinstance(stop, str) for stop in given):
+        raise ValueError("a string or a list of strings is expected")
+    if len(given) > _MAX_STOPS or any(len(stop) > _MAX_STOP for stop in given):
+        raise ValueError(f"at most {_MAX_STOPS} strings of at most {_MAX_STOP} characters are allowed")
+    return [stop for stop in given if stop]
+
+
+def _text(given: Any) -> Any:
+    """The text of a string or of a list of text parts."""
+    if given is None or isinstance(given, str):
+        return given
+    if not isinstance(given, list):
+        raise ValueError("a string or a list of text parts is expected")
+    texts: list[str] = []
+    for part in given:
+        if not isinstance(part, dict):
+            raise ValueError('each part should be an object like {"type": "text", "text": "…"}')
+        if part.get("type") != "text":
+            raise ValueError(
+                f"parts of the type {str(part.get('type'))[:40]!r} are not served; this release reads text"
+            )
+        text = part.get("text")
+        if not isinstance(text, str):
+            raise ValueError("a part of the type 'text' needs a string 'text'")
+        texts.append(text)
+    return "\n".join(texts)
+
+
+def _absent(given: Any) -> Any:
+    if given:
+        raise ValueError("this release of swapd does not serve it")
+    return None
+
+
+def _seed(given: int) -> int | None:
+    """Any 64-bit seed as llama.cpp's 32 bits, small ones unchanged; -1 is a fresh one."""
+    if given == -1:
+        return None
+    folded = (given ^ (given >> 32)) & _MASK if not 0 <= given <= _MASK else given
+    return folded if folded != _MASK else _MASK - 1  # all ones would be llama.cpp's own word for "fresh"
+
+
+Whole = Annotated[int, BeforeValidator(_integral)]
+Limit = Annotated[Whole, Field(ge=-1, le=_INT32)]
+"""A number of tokens; -1: no limit."""
+KeepAlive = Annotated[Seconds | None, BeforeValidator(_keep_alive)]
+Stops = Annotated[list[str], BeforeValidator(_stops)]
+Text = Annotated[str | None, BeforeValidator(_text)]
+Absent = Annotated[None, BeforeValidator(_absent)]
+"""Something that would change the answer and is not served: only its empty values pass."""
+
+
+class Body(BaseModel):
+    """Unknown keys are ignored: clients send much that changes nothing."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class Sampled(Body):
+    """The sampling parameters, named alike in every dialect."""
+
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_k: Annotated[Whole, Field(ge=-1, le=_INT32)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repeat_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    repeat_last_n: Limit | None = None
+    presence_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None
+    seed: Annotated[Whole, Field(ge=-(2**63), lt=2**64), AfterValidator(_seed)] | None = None
+
+    @property
+    def sampling(self) -> Sampling:
+        """What the request says of it, and None where it says nothing."""
+        return Sampling(
+            temperature=self.temperature,
+            top_k=None if self.top_k is None else max(0, self.top_k),
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repeat_penalty=self.repeat_penalty,
+            repeat_last_n=self.repeat_last_n,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            seed=self.seed,
+        )

@@ -1,0 +1,214 @@
+"""The Ollama dialect: generate, chat and what its clients ask about models.
+
+Bodies are checked in `ollama_bodies.py`, model documents are in `ollama_models.py`; this page has the
+routes and the words of the answers.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from aiohttp import web
+
+from swapd import __version__
+from swapd.api.answers import Whole, give
+from swapd.api.bodies import read_object
+from swapd.api.calls import GATEWAY, encode, generation_ids, json_answer, priority, session
+from swapd.api.ollama_bodies import ChatBody, GenerateBody, Options, read_chat, read_generate, read_name
+from swapd.api.ollama_models import running_document, show_document, tag_document
+from swapd.api.stream import NDJSON, Framing
+from swapd.errors import Forbidden, InvalidRequest
+from swapd.generation import Chunk, Ending, GenerationRequest, Message, Sampling, StopReason
+from swapd.runtime.gateway import Answer, Ask
+from swapd.units import Seconds
+
+routes = web.RouteTableDef()
+
+DEFAULTS: Final = Sampling(
+    temperature=0.8,
+    top_k=40,
+    top_p=0.9,
+    min_p=0.0,
+    repeat_penalty=1.0,
+    repeat_last_n=64,
+    presence_penalty=0.0,
+    frequency_penalty=0.0,
+)
+"""Ollama's: what its users get where neither request nor model says."""
+
+
+@routes.get("/")
+async def root(request: web.Request) -> web.Response:
+    return web.Response(text="swapd is running")
+
+
+@routes.get("/api/version")
+async def version(request: web.Request) -> web.Response:
+    return json_answer({"version": __version__})
+
+
+@routes.get("/api/tags")
+async def tags(request: web.Request) -> web.Response:
+    gateway = request.app[GATEWAY]
+    await gateway.rescan()
+    served = [model for model in gateway.models() if model.variant is not None and not model.shadowed]
+    return json_answer({"models": [tag_document(model) for model in served]})
+
+
+@routes.get("/api/ps")
+async def running(request: web.Request) -> web.Response:
+    gateway, now = request.app[GATEWAY], datetime.now(UTC)
+    known = {model.name: model for model in gateway.models() if not model.shadowed}
+    residents = [running_document(one, known.get(one.name), now) for one in gateway.residents()]
+    return json_answer({"models": residents})
+
+
+@routes.post("/api/show")
+async def show(request: web.Request) -> web.Response:
+    name = read_name(await read_object(request))
+    return json_answer(show_document(await request.app[GATEWAY].find(name)))
+
+
+@routes.post("/api/generate")
+async def generate(request: web.Request) -> web.StreamResponse:
+    body = read_generate(await read_object(request))
+    await _check_context(request, body.model, body.options)
+    voice = GenerateVoice(body.model)
+    if not body.prompt:
+        return await _load(request, body, voice)
+    prompt = body.prompt if body.raw else ""
+    ask = _ask(request, body, messages=body.messages, prompt=prompt)
+    return await give(request, [ask], voice, streamed=body.is_streamed)
+
+
+@routes.post("/api/chat")
+async def chat(request: web.Request) -> web.StreamResponse:
+    body = read_chat(await read_object(request))
+    await _check_context(request, body.model, body.options)
+    voice = ChatVoice(body.model)
+    if not body.messages:
+        return await _load(request, body, voice)
+    ask = _ask(request, body, messages=body.turns)
+    return await give(request, [ask], voice, streamed=body.is_streamed)
+
+
+@routes.post("/api/create")
+@routes.post("/api/push")
+@routes.post("/api/copy")
+@routes.delete("/api/delete")
+async def refuse_change(request: web.Request) -> web.Response:
+    what = request.path.rpartition("/")[2]
+    raise Forbidden(f"cannot {what} models here: they are files, which swapd only reads")
+
+
+async def _load(request: web.Request, body: GenerateBody | ChatBody, voice: _Voice) -> web.Response:
+    """What an empty prompt means to Ollama: load the model, or, with a keep_alive of 0, let it go."""
+    gateway = request.app[GATEWAY]
+    if body.keep_alive == 0:
+        await gateway.unload(body.model, wait=False)
+        return json_answer(voice.nothing("unload"))
+    await gateway.load(body.model, body.keep_alive)
+    return json_answer(voice.nothing("load"))
+
+
+async def _check_context(request: web.Request, name: str, options: Options) -> None:
+    """Raises InvalidRequest where the request counts on a larger context than the model is given."""
+    if options.num_ctx is None:
+        return
+    variant = (await request.app[GATEWAY].find(name)).variant
+    if variant is not None and options.num_ctx > variant.context:
+        raise InvalidRequest(
+            f"cannot serve num_ctx {options.num_ctx}: swapd gives {variant.name!r} a context of {variant.context} "
+            f'tokens; `context = {options.num_ctx}` under [models."{variant.name}"] changes that',
+            "options.num_ctx",
+        )
+
+
+def _ask(request: web.Request, body: GenerateBody | ChatBody, messages: tuple[Message, ...], prompt: str = "") -> Ask:
+    (unique,) = generation_ids(request, 1)
+    return Ask(
+        model=body.model,
+        request=GenerationRequest(
+            id=unique,
+            messages=messages,
+            prompt=prompt,
+            sampling=body.options.sampling,
+            max_tokens=body.options.limit,
+            stop=tuple(body.options.stop),
+        ),
+        defaults=DEFAULTS,
+        keep_alive=body.keep_alive,
+        priority=priority(request),
+        session=session(request),
+    )
+
+
+class _Voice(ABC):
+    """What generate and chat have in common."""
+
+    framing: Framing = NDJSON
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._began = time.perf_counter()
+        self._load_s: Seconds = 0.0
+
+    @abstractmethod
+    def content(self, text: str) -> dict[str, object]:
+        """The part that holds the text."""
+
+    def whole(self, wholes: Sequence[Whole]) -> object:
+        (whole,) = wholes
+        self._load_s = whole.answer.load_s
+        return self._line(whole.text, **self._figures(whole.ending))
+
+    def nothing(self, reason: str) -> dict[str, object]:
+        """The answer to an empty prompt."""
+        return self._line("", done=True, done_reason=reason)
+
+    def opening(self, answer: Answer, index: int) -> bytes:
+        self._load_s = answer.load_s
+        return b""
+
+    def piece(self, chunk: Chunk, index: int) -> bytes:
+        return encode(self._line(chunk.text, done=False)) + b"\n"
+
+    def ending(self, ending: Ending, index: int) -> bytes:
+        return encode(self._line("", **self._figures(ending))) + b"\n"
+
+    def closing(self) -> bytes:
+        return b""
+
+    def _line(self, text: str, **more: object) -> dict[str, object]:
+        return {"model": self._model, "created_at": datetime.now(UTC), **self.content(text), **more}
+
+    def _figures(self, ending: Ending) -> dict[str, object]:
+        usage = ending.usage
+        return {
+            "done": True,
+            "done_reason": "length" if ending.reason is StopReason.LENGTH else "stop",
+            "total_duration": _nanoseconds(time.perf_counter() - self._began),
+            "load_duration": _nanoseconds(self._load_s),
+            "prompt_eval_count": usage.evaluated,
+            "prompt_eval_duration": _nanoseconds(usage.prompt_s),
+            "eval_count": usage.completion,
+            "eval_duration": _nanoseconds(usage.completion_s),
+        }
+
+
+class GenerateVoice(_Voice):
+    def content(self, text: str) -> dict[str, object]:
+        return {"response": text}
+
+
+class ChatVoice(_Voice):
+    def content(self, text: str) -> dict[str, object]:
+        return {"message": {"role": "assistant", "content": text}}
+
+
+def _nanoseconds(seconds: Seconds) -> int:
+    return round(seconds * 1e9)

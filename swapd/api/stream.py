@@ -1,0 +1,194 @@
+"""Answers as they come: SSE and NDJSON, one write for all that is ready.
+
+Headers go out with the first piece, so that whatever fails before has its own status; later failures are
+told inside the stream. A caller that goes away ends the handler, and with it the lease. Used by the
+dialects through `answers.py`, and by `admin.py`; knows no dialect.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from aiohttp import hdrs, web
+
+from swapd.api.calls import REQUEST_ID, encode, wants_progress
+from swapd.api.failures import Dialect, Failure, failure_of
+from swapd.runtime.gateway import Progress, Watch
+from swapd.units import Bytes, KiB
+
+T = TypeVar("T")
+
+_FULL: Final[Bytes] = 64 * KiB
+"""Pending bytes beyond which a source that never waits is written out all the same."""
+
+
+class Framing(Protocol):
+    """How one kind of stream looks on the wire."""
+
+    content_type: str
+
+    def progress(self, progress: Progress) -> bytes: ...
+
+    def failure(self, failure: Failure, dialect: Dialect) -> bytes: ...
+
+
+class Sse:
+    content_type = "text/event-stream; charset=utf-8"
+
+    def progress(self, progress: Progress) -> bytes:
+        return f": {' '.join(progress.status.split())}\n\n".encode()
+
+    def failure(self, failure: Failure, dialect: Dialect) -> bytes:
+        return b"event: error\ndata: " + encode(failure.body(dialect)) + b"\n\n"
+
+
+class Ndjson:
+    content_type = "application/x-ndjson"
+
+    def progress(self, progress: Progress) -> bytes:
+        return encode(progress_document(progress)) + b"\n"
+
+    def failure(self, failure: Failure, dialect: Dialect) -> bytes:
+        return encode(failure.body(dialect)) + b"\n"
+
+
+SSE: Final[Framing] = Sse()
+NDJSON: Final[Framing] = Ndjson()
+
+
+def progress_document(progress: Progress) -> dict[str, object]:
+    return {"status": progress.status, "position": progress.position, "fraction": progress.fraction}
+
+
+class Stream:
+    """One streamed answer: `put` is free, `flush` writes."""
+
+    def __init__(self, request: web.Request, framing: Framing) -> None:
+        self._request = request
+        self._framing = framing
+        self._pending: list[bytes] = []
+        self._size: Bytes = 0
+        self.response = web.StreamResponse(
+            headers={
+                hdrs.CONTENT_TYPE: framing.content_type,
+                hdrs.CACHE_CONTROL: "no-cache",
+                "X-Accel-Buffering": "no",
+            }
+        )
+
+    @property
+    def is_open(self) -> bool:
+        return self.response.prepared
+
+    @property
+    def watch(self) -> Watch | None:
+        """For callers that asked to be told while they wait; its first word opens the stream."""
+        return self._tell if wants_progress(self._request) else None
+
+    async def open(self, headers: Mapping[str, str]) -> None:
+        """Sends the headers, unless a progress line has already done so (then without these)."""
+        if not self.is_open:
+            self.response.headers.update(headers)
+            await self.response.prepare(self._request)
+
+    def put(self, data: bytes) -> None:
+        self._pending.append(data)
+        self._size += len(data)
+
+    async def flush(self) -> None:
+        if self._pending:
+            data = b"".join(self._pending)
+            self._pending.clear()
+            self._size = 0
+            await self.response.write(data)
+
+    async def send_all(self, source: AsyncIterator[T], render: Callable[[T], bytes]) -> None:
+        """Writes what comes: at once, and in one write what is ready together."""
+        while True:
+            try:
+                step = _Step(source.__anext__())
+                try:
+                    if not step.is_done or self._size > _FULL:
+                        await self.flush()
+                    item = await step
+                finally:
+                    step.close()
+            except StopAsyncIteration:
+                return
+            self.put(render(item))
+
+    async def close(self) -> web.StreamResponse:
+        await self.flush()
+        await self.response.write_eof()
+        return self.response
+
+    async def _tell(self, progress: Progress) -> None:
+        # A caller that is gone cancels the handler; its waiting must not fail for another reason first.
+        with contextlib.suppress(ConnectionResetError):
+            await self.open({})
+            await self.response.write(self._framing.progress(progress))
+
+    async def fail(self, error: Exception) -> web.StreamResponse:
+        """Tells inside the stream what went wrong, and ends it."""
+        failure = failure_of(error, self._request[REQUEST_ID])
+        self.put(self._framing.failure(failure, Dialect.of(self._request.path)))
+        return await self.close()
+
+
+async def stream(
+    request: web.Request, framing: Framing, work: Callable[[Stream], Awaitable[None]]
+) -> web.StreamResponse:
+    """The answer that `work` streams. What it raises before the stream is open is raised; later it is told inside."""
+    answer = Stream(request, framing)
+    try:
+        try:
+            await work(answer)
+        except ConnectionResetError:
+            raise
+        except Exception as error:
+            if not answer.is_open:
+                raise
+            return await answer.fail(error)
+        return await answer.close()
+    except ConnectionResetError:
+        return answer.response  # the caller is gone: nobody is left to be told
+
+
+class _Step(Generic[T]):
+    """An awaitable begun at once: `is_done` says whether awaiting it will wait.
+
+    An iterator that has the next item ready gives it without suspending; no task is needed to find out.
+    """
+
+    def __init__(self, awaitable: Awaitable[T]) -> None:
+        """Raises what the awaitable raises without waiting."""
+        self._inner = awaitable.__await__()
+        self._awaited: Any = None
+        self._value: list[T] = []
+        self._advance(self._inner.send, None)
+
+    @property
+    def is_done(self) -> bool:
+        return bool(self._value)
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        while not self._value:
+            try:
+                sent = yield self._awaited
+            except BaseException as error:
+                self._advance(self._inner.throw, error)
+            else:
+                self._advance(self._inner.send, sent)
+        return self._value[0]
+
+    def close(self) -> None:
+        """Ends what was begun and not awaited to its end."""
+        self._inner.close()
+
+    def _advance(self, step: Callable[[Any], Any], given: Any) -> None:
+        try:
+            self._awaited = step(given)
+        except StopIteration as end:
+            self._value.append(end.value)

@@ -1,0 +1,104 @@
+"""What is wrong with a configuration, one sentence a problem: where, which key, what was given, what is allowed.
+
+Called by `settings.py` with what pydantic found.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from swapd import __version__
+from swapd.config.sources import Place, Sources, nearest
+from swapd.config.tables import LATER_KEYS, LATER_VALUES, Options, kinds
+
+_WORDS = {
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "a text",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "greater_than": "above {gt}",
+    "greater_than_equal": "{ge} or more",
+    "less_than": "less than {lt}",
+    "less_than_equal": "{le} or less",
+    "literal_error": "one of {expected}",
+    "too_short": "at least {min_length}",
+    "too_long": "at most {max_length}",
+}
+
+
+def describe(error: ValidationError, sources: Sources) -> list[str]:
+    return [
+        problem(tuple(found["loc"]), found["input"], _allowed(found), sources)
+        for found in error.errors(include_url=False)
+    ]
+
+
+def problem(place: Place, given: object, allowed: str, sources: Sources) -> str:
+    """`FILE:LINE: [table] key = given: allowed`."""
+    return f"{sources.where(place)}: {_key(place)}{_given(place, given)}: {allowed}"
+
+
+def _allowed(found: Any) -> str:
+    place, kind, context = tuple(found["loc"]), found["type"], found.get("ctx", {})
+    if kind == "extra_forbidden":
+        return _unknown(place)
+    if (later := LATER_VALUES.get((place[0], place[1]) if len(place) > 1 else ("", ""))) and _is_later(
+        found["input"], later
+    ):
+        today = {"literal_error": context.get("expected"), "too_long": "[]"}.get(kind, "another value")
+        return f"not in swapd {__version__} yet; use {_toml(today)}"
+    if kind == "value_error":
+        text = str(context["error"])
+        return text.removeprefix(f"{found['input']!r} is ")
+    words = _WORDS.get(kind)
+    return words.format_map(context) if words else str(found["msg"])
+
+
+def _unknown(place: Place) -> str:
+    tables = kinds()
+    if len(place) == 1:
+        return f"no such table{nearest(str(place[0]), tables)}"
+    if (place[0], place[-1]) in LATER_KEYS:
+        return f"not in swapd {__version__} yet; remove it"
+    known = Options.model_fields if "options" in place[2:-1] else tables[str(place[0])]
+    return f"no such key{nearest(str(place[-1]), known)}"
+
+
+def _is_later(given: object, later: Sequence[object]) -> bool:
+    return all(part in later for part in given) if isinstance(given, list) else given in later
+
+
+def _toml(expected: object) -> str:
+    return str(expected).replace("'", '"').replace("False", "false")
+
+
+def _key(place: Place) -> str:
+    table, rest = str(place[0]), list(place[1:])
+    if table == "models" and rest:
+        table = f'models."{rest.pop(0)}"'
+    key = ""
+    for part in rest:
+        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
+    return f"[{table}] {key}".rstrip()
+
+
+def _given(place: Place, given: object) -> str:
+    if len(place) < 2 or isinstance(given, dict):
+        return ""
+    if place[:2] in (("server", "api_keys"), ("server", "api_key_file")) and isinstance(given, str):
+        return " = (not shown)" if place[1] == "api_keys" else f" = {json.dumps(given)}"
+    try:
+        text = json.dumps(given, ensure_ascii=False, default=str)
+    except (TypeError, ValueError):
+        text = repr(given)
+    return f" = {text if len(text) <= 60 else text[:57] + '...'}"

@@ -1,0 +1,212 @@
+"""The whole contract between the core and its shell on one page: facts in, orders out.
+
+An event says what happened and when (`at`, seconds of the engine's clock, never falling). A command is
+performed by `runtime/engine.py`; what comes of it returns as an event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeAlias
+
+from swapd.core.model import Device, DeviceId, Placement, RequestId, ResidentId, Variant, VariantId
+from swapd.errors import Death
+from swapd.units import Bytes, MiB, Seconds
+
+# --- settings of the decisions
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the owner configured of the scheduler and of memory. Shares of a total are strings like `"85%"`."""
+
+    keep_alive: Seconds = 300.0
+    max_queue: int = 512
+    max_loaded: int = 0
+    """0: as many as fit."""
+    max_wait: Seconds = 30.0
+    min_residency: Seconds = 2.0
+    load_timeout: Seconds = 300.0
+    vram_reserve: Bytes = 512 * MiB
+    vram_limit: str = "100%"
+    host_reserve: Bytes = 2048 * MiB
+
+
+# --- facts
+
+
+@dataclass(frozen=True, slots=True)
+class RequestArrived:
+    """A call wants a slot of this variant; `slotless` wants it only loaded.
+
+    `keep_alive` None changes nothing. `gpu_layers` None: any placement will do.
+    """
+
+    at: Seconds
+    request: RequestId
+    variant: Variant
+    keep_alive: Seconds | None = None
+    owner_keep_alive: Seconds | None = None
+    """What the model's owner configured; a new resident starts with it. None: the policy's."""
+    priority: int = 0
+    slotless: bool = False
+    gpu_layers: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestEnded:
+    """The lease was left, or the caller stopped waiting. Comes once for every request, however it went."""
+
+    at: Seconds
+    request: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadRequested:
+    at: Seconds
+    variant: VariantId
+    force: bool = False
+    """End running requests instead of waiting for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class PinsChanged:
+    """These variants are never victims and never expire, from now on and no others."""
+
+    at: Seconds
+    pins: frozenset[VariantId]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChanged:
+    at: Seconds
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryMeasured:
+    """The answer to MeasureMemory: every device of this machine."""
+
+    at: Seconds
+    devices: tuple[Device, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgressed:
+    at: Seconds
+    resident: ResidentId
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLoaded:
+    at: Seconds
+    resident: ResidentId
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDied:
+    at: Seconds
+    resident: ResidentId
+    death: Death
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerGone:
+    """The process is reaped and its memory seen free (or the settle limit passed)."""
+
+    at: Seconds
+    resident: ResidentId
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    at: Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """The daemon goes down: nothing new, live leases finish."""
+
+    at: Seconds
+
+
+Event: TypeAlias = (
+    RequestArrived
+    | RequestEnded
+    | UnloadRequested
+    | PinsChanged
+    | PolicyChanged
+    | MemoryMeasured
+    | LoadProgressed
+    | WorkerLoaded
+    | WorkerDied
+    | WorkerGone
+    | TimerFired
+    | StopRequested
+)
+
+# --- orders
+
+
+@dataclass(frozen=True, slots=True)
+class StartWorker:
+    resident: ResidentId
+    variant: Variant
+    placement: Placement
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopWorker:
+    """End the process, reap it, wait until its memory is seen free, then tell WorkerGone. Also after a death."""
+
+    resident: ResidentId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GrantLease:
+    request: RequestId
+    resident: ResidentId
+
+
+class Refusal(StrEnum):
+    DOES_NOT_FIT = "does not fit"
+    UNUSABLE = "unusable"
+    CRASHED = "crashed"
+    OVERLOADED = "overloaded"
+    STOPPING = "stopping"
+    UNLOADED = "unloaded"
+
+
+@dataclass(frozen=True, slots=True)
+class RefuseRequest:
+    """The last word to a request that waits. Sizes and pins only with DOES_NOT_FIT."""
+
+    request: RequestId
+    refusal: Refusal
+    reason: str
+    device: DeviceId = field(default=DeviceId(""))
+    needed: Bytes = 0
+    available: Bytes = 0
+    pinned: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeLease:
+    """The resident is lost under a live request: CRASHED, or UNLOADED by force."""
+
+    request: RequestId
+    refusal: Refusal
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureMemory:
+    pass
+
+
+Command: TypeAlias = StartWorker | StopWorker | GrantLease | RefuseRequest | RevokeLease | MeasureMemory

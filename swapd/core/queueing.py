@@ -1,0 +1,59 @@
+"""Who waits, whose turn it is, and what a waiting request is told. Pure questions over the state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from swapd.core.model import RequestId, VariantId
+from swapd.core.resident import Phase
+from swapd.core.state import State, Waiting
+
+
+def turns(state: State) -> tuple[VariantId, ...]:
+    """The waiting groups, whose turn first: the overdue by age, then by highest priority, then by age."""
+
+    def key(variant: VariantId) -> tuple[bool, int, float, VariantId]:
+        group = state.waiting[variant]
+        overdue = state.is_overdue(group)
+        return (not overdue, 0 if overdue else -max(w.priority for w in group), group[0].since, variant)
+
+    return tuple(sorted(state.waiting, key=key))
+
+
+def next_in(state: State, group: tuple[Waiting, ...]) -> Waiting:
+    """Who of the group gets the next slot: the oldest once overdue, else the highest priority, then the oldest."""
+    if state.is_overdue(group):
+        return group[0]
+    return max(group, key=lambda w: w.priority)  # the first of equals is the oldest
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a waiting request is told: how many groups are served before it, and what it waits for."""
+
+    position: int
+    reason: str
+    fraction: float | None
+
+
+def place(state: State, request: RequestId) -> Place | None:
+    """None: it does not wait."""
+    waiting = state.find_waiting(request)
+    if waiting is None:
+        return None
+    name = waiting.variant.name
+    position = turns(state).index(waiting.variant.id)
+    resident = state.staying(waiting.variant.id)
+    if resident is None:
+        busy = [r.variant.name for r in state.in_phases([Phase.READY]) if state.leases_of(r.id)]
+        return Place(position, f"waiting for room for {name}: {', '.join(sorted(busy)) or 'others'} at work", None)
+    match resident.phase:
+        case Phase.LOADING:
+            return Place(0, f"loading {name}: {resident.progress:.0%}", resident.progress)
+        case Phase.RESERVED:
+            leaving = [r.variant.name for r in state.in_phases([Phase.DRAINING, Phase.UNLOADING])]
+            what = f"{', '.join(sorted(leaving))} to leave" if leaving else "the load before it"
+            return Place(0, f"waiting for {what}, then loading {name}", 0.0)
+        case _:
+            ahead = state.waiting[waiting.variant.id].index(waiting)
+            return Place(ahead, f"waiting for a free slot of {name}", None)

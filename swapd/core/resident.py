@@ -1,0 +1,123 @@
+"""One copy of a variant from reservation to the return of its memory: six phases, no way back.
+
+LEGAL is the whole state machine; the picture in README.md is made from it. Failure is a cause, not a
+phase, so memory has one exit. A reload is a new resident.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from swapd.core.model import HOST, Footprint, Placement, ResidentId, Variant
+from swapd.units import Seconds
+
+
+class Phase(StrEnum):
+    RESERVED = "reserved"
+    """Promised room; nothing started."""
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    """Retired; live leases finish, none is granted."""
+    UNLOADING = "unloading"
+    """The worker is ending; its memory is not yet seen free."""
+    GONE = "gone"
+
+
+class Trigger(StrEnum):
+    ROOM_MADE = "room made"
+    LOADED = "loaded"
+    RETIRED = "retired"
+    DRAINED = "drained"
+    DIED = "died"
+    FREED = "freed"
+
+
+LEGAL: Final = MappingProxyType(
+    {
+        (Phase.RESERVED, Trigger.ROOM_MADE): Phase.LOADING,
+        (Phase.RESERVED, Trigger.RETIRED): Phase.GONE,
+        (Phase.LOADING, Trigger.LOADED): Phase.READY,
+        (Phase.LOADING, Trigger.RETIRED): Phase.UNLOADING,
+        (Phase.LOADING, Trigger.DIED): Phase.UNLOADING,
+        (Phase.READY, Trigger.RETIRED): Phase.DRAINING,
+        (Phase.READY, Trigger.DIED): Phase.UNLOADING,
+        (Phase.DRAINING, Trigger.DRAINED): Phase.UNLOADING,
+        (Phase.DRAINING, Trigger.DIED): Phase.UNLOADING,
+        (Phase.UNLOADING, Trigger.FREED): Phase.GONE,
+    }
+)
+
+STAYING: Final = frozenset({Phase.RESERVED, Phase.LOADING, Phase.READY})
+"""Phases whose footprint is promised."""
+HOLDING: Final = frozenset({Phase.LOADING, Phase.READY, Phase.DRAINING, Phase.UNLOADING})
+"""Phases whose footprint is held: the process may own the memory."""
+
+
+class IllegalTransition(Exception):
+    """A trigger that its phase does not know: a bug in the core. Nothing was changed."""
+
+
+class Cause(StrEnum):
+    """Why a resident was retired."""
+
+    EXPIRED = "keep-alive ended"
+    EVICTED = "evicted"
+    REPLACED = "replaced by another placement"
+    OPERATOR = "unloaded on request"
+    UNWANTED = "nobody waits for it any more"
+    NO_ROOM = "the room promised to it was taken by others"
+    STALLED = "its load made no progress"
+    STOPPING = "the daemon is stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class Retirement:
+    cause: Cause
+    reason: str
+    """For people: who needed what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """Times are the engine's clock. `measured` is None until the first measurement after the load."""
+
+    id: ResidentId
+    variant: Variant
+    placement: Placement
+    phase: Phase
+    predicted: Footprint
+    keep_alive: Seconds
+    since: Seconds
+    """When it was reserved."""
+    used_at: Seconds
+    """When its last lease ended; until then when it became ready."""
+    measured: Footprint | None = None
+    loaded_at: Seconds | None = None
+    progress: float = 0.0
+    progress_at: Seconds = 0.0
+    retired: Retirement | None = None
+
+    @property
+    def footprint(self) -> Footprint:
+        """What it counts for: measured where that is known, else predicted.
+
+        On the host never less than predicted: buffers there become resident only as they are used.
+        """
+        if self.measured is None:
+            return self.predicted
+        parts = {device: self.measured[device] for device in self.measured}
+        parts[HOST] = max(parts.get(HOST, 0), self.predicted[HOST])
+        return Footprint.of(parts)
+
+    def after(self, trigger: Trigger) -> Resident:
+        """This resident in the phase that the trigger leads to. Raises IllegalTransition."""
+        phase = LEGAL.get((self.phase, trigger))
+        if phase is None:
+            raise IllegalTransition(
+                f"resident {self.id} of {self.variant.name!r} is {self.phase} and cannot take {trigger!r}"
+            )
+        return replace(self, phase=phase)

@@ -1,0 +1,200 @@
+"""Everything the core knows, the read-only questions about it, and what must always be true of it.
+
+A State is a value: `scheduler.step` makes the next one, nobody changes one in place. Sums over residents
+are computed afresh each time; nothing is counted up and down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from swapd.core.messages import Policy
+from swapd.core.model import (
+    HOST,
+    Device,
+    DeviceId,
+    DeviceKind,
+    Footprint,
+    Placement,
+    RequestId,
+    ResidentId,
+    Variant,
+    VariantId,
+)
+from swapd.core.resident import HOLDING, STAYING, Phase, Resident
+from swapd.units import Bytes, Seconds, parse_share
+
+FRESH: Final[Seconds] = 0.25
+"""A measurement older than this is not acted upon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A request accepted and not yet granted. `tries`: loads that failed under it."""
+
+    request: RequestId
+    variant: Variant
+    since: Seconds
+    keep_alive: Seconds | None
+    owner_keep_alive: Seconds | None
+    priority: int
+    slotless: bool
+    gpu_layers: int | None
+    tries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    policy: Policy = field(default=Policy())
+    now: Seconds = 0.0
+    residents: Mapping[ResidentId, Resident] = field(default_factory=dict)
+    waiting: Mapping[VariantId, tuple[Waiting, ...]] = field(default_factory=dict)
+    """By variant, in order of arrival; no empty groups."""
+    leases: Mapping[RequestId, ResidentId] = field(default_factory=dict)
+    pins: frozenset[VariantId] = frozenset()
+    devices: tuple[Device, ...] = ()
+    measured_at: Seconds | None = None
+    """None: never, or something has changed since that moves memory."""
+    is_measuring: bool = False
+    is_outdated: bool = False
+    """Memory moved after the measurement under way was ordered: its answer will not do."""
+    lessons: Mapping[tuple[VariantId, Placement], Footprint] = field(default_factory=dict)
+    """What loads of this variant so placed really took."""
+    next_resident: ResidentId = field(default=ResidentId(1))
+    is_stopping: bool = False
+
+    # --- residents
+
+    def in_phases(self, phases: Iterable[Phase]) -> tuple[Resident, ...]:
+        wanted = frozenset(phases)
+        return tuple(r for r in self.residents.values() if r.phase in wanted)
+
+    def staying(self, variant: VariantId) -> Resident | None:
+        """The one resident of this variant that is there to stay."""
+        for resident in self.residents.values():
+            if resident.variant.id == variant and resident.phase in STAYING:
+                return resident
+        return None
+
+    def leases_of(self, resident: ResidentId) -> tuple[RequestId, ...]:
+        return tuple(request for request, holder in self.leases.items() if holder == resident)
+
+    def is_pinned(self, resident: Resident) -> bool:
+        return resident.variant.id in self.pins
+
+    def is_idle(self, resident: Resident) -> bool:
+        """Ready, without a lease, and nobody waits for it."""
+        return (
+            resident.phase is Phase.READY
+            and resident.variant.id not in self.waiting
+            and resident.id not in self.leases.values()
+        )
+
+    def expires_at(self, resident: Resident) -> Seconds | None:
+        """When its keep-alive ends if it stays idle; None: it is not ready, pinned, or has work."""
+        if self.is_pinned(resident) or not self.is_idle(resident):
+            return None
+        return resident.used_at + resident.keep_alive
+
+    # --- requests
+
+    def waiting_count(self) -> int:
+        return sum(len(group) for group in self.waiting.values())
+
+    def find_waiting(self, request: RequestId) -> Waiting | None:
+        for group in self.waiting.values():
+            for waiting in group:
+                if waiting.request == request:
+                    return waiting
+        return None
+
+    def is_overdue(self, group: tuple[Waiting, ...]) -> bool:
+        """The oldest of the group has waited `max_wait`: its swap is forced."""
+        return self.now - group[0].since >= self.policy.max_wait
+
+    # --- memory
+
+    def is_fresh(self) -> bool:
+        return self.measured_at is not None and self.now - self.measured_at <= FRESH
+
+    def has_gpu(self) -> bool:
+        return any(device.kind is DeviceKind.GPU for device in self.devices)
+
+    def promised(self) -> Footprint:
+        return Footprint.total(r.footprint for r in self.residents.values() if r.phase in STAYING)
+
+    def held(self) -> Footprint:
+        return Footprint.total(r.footprint for r in self.residents.values() if r.phase in HOLDING)
+
+    def limit(self, device: Device) -> Bytes:
+        """What the owner lets us use of it. Without a GPU the host stands in for one."""
+        if device.kind is DeviceKind.GPU or not self.has_gpu():
+            return parse_share(self.policy.vram_limit, device.total)
+        return device.total
+
+    def reserve(self, device: Device) -> Bytes:
+        return self.policy.host_reserve if device.kind is DeviceKind.HOST else self.policy.vram_reserve
+
+    def budget(self, device: Device) -> Bytes:
+        """What residents may hold on it: min(limit, measured free + ours) - reserve.
+
+        A worker that is ending may already be off the driver's list while its memory is not yet free;
+        such bytes count as ours until it is gone (`held` counts them too).
+        """
+        measured = dict(device.held)
+        returning = sum(
+            max(0, r.footprint[device.id] - measured.get(r.id, 0))
+            for r in self.residents.values()
+            if r.phase is Phase.UNLOADING
+        )
+        seen = device.free + device.ours + returning
+        return min(self.limit(device), seen) - self.reserve(device)
+
+    def budgets(self) -> Mapping[DeviceId, Bytes]:
+        return {device.id: self.budget(device) for device in self.devices}
+
+    def room(self) -> Mapping[DeviceId, Bytes]:
+        """Budget less what is promised to those staying."""
+        promised = self.promised()
+        return {device: budget - promised[device] for device, budget in self.budgets().items()}
+
+
+def work_device(placement: Placement) -> tuple[DeviceId, ...]:
+    """The devices on which a load is serialised: its cards, or the host."""
+    return placement.devices or (HOST,)
+
+
+def violations(state: State) -> list[str]:
+    """What is wrong with this state; empty always, or the core has a bug."""
+    wrong: list[str] = []
+    staying: set[VariantId] = set()
+    for resident in state.residents.values():
+        leases = state.leases_of(resident.id)
+        name = f"resident {resident.id} ({resident.variant.name}, {resident.phase})"
+        if resident.phase is Phase.GONE:
+            wrong.append(f"{name} is gone but kept")
+        if leases and resident.phase not in (Phase.READY, Phase.DRAINING):
+            wrong.append(f"{name} has leases")
+        if len(leases) > resident.variant.slots:
+            wrong.append(f"{name} has {len(leases)} leases for {resident.variant.slots} slots")
+        if resident.phase is Phase.DRAINING and not leases:
+            wrong.append(f"{name} has nothing to drain")
+        if resident.phase in STAYING:
+            if resident.variant.id in staying:
+                wrong.append(f"{name} is the second to stay")
+            staying.add(resident.variant.id)
+        if resident.id >= state.next_resident:
+            wrong.append(f"{name} has an id of the future")
+    wrong += [
+        f"lease {r} of a resident {h} that is not there" for r, h in state.leases.items() if h not in state.residents
+    ]
+    for variant, group in state.waiting.items():
+        if not group:
+            wrong.append(f"an empty group for {variant}")
+        wrong += [f"{w.request} waits with a lease" for w in group if w.request in state.leases]
+        wrong += [f"{w.request} waits in the wrong group" for w in group if w.variant.id != variant]
+    if state.is_stopping and state.waiting:
+        wrong.append("requests wait for a daemon that stops")
+    return wrong

@@ -1,0 +1,94 @@
+"""The working copy of one step: the verbs that keep the state's books and collect the commands.
+
+Used by `scheduler` alone, which decides; nothing here does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from swapd.core.messages import Command, MeasureMemory, Refusal, RefuseRequest, RevokeLease, StopWorker
+from swapd.core.model import Footprint, Placement, RequestId, ResidentId, VariantId
+from swapd.core.resident import Cause, Phase, Resident, Retirement, Trigger
+from swapd.core.state import State, Waiting
+
+
+class Turn:
+    """One step at work: the state so far and the commands so far. Lives for one call of `step`."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.commands: list[Command] = []
+
+    def say(self, command: Command) -> None:
+        self.commands.append(command)
+
+    def put(self, resident: Resident) -> None:
+        residents = {**self.state.residents, resident.id: resident}
+        if resident.phase is Phase.GONE:
+            del residents[resident.id]
+        self.state = replace(self.state, residents=residents)
+
+    def reserve(self, waiting: Waiting, place: Placement, need: Footprint) -> None:
+        """Promise the need to a new resident of the variant that the request waits for."""
+        now = self.state.now
+        new = self.state.next_resident
+        keep_alive = self.state.policy.keep_alive if waiting.owner_keep_alive is None else waiting.owner_keep_alive
+        self.put(Resident(new, waiting.variant, place, Phase.RESERVED, need, keep_alive, since=now, used_at=now))
+        self.state = replace(self.state, next_resident=ResidentId(new + 1))
+
+    def retire(self, resident: Resident, cause: Cause, reason: str) -> None:
+        resident = self.state.residents.get(resident.id, resident)
+        after = replace(resident.after(Trigger.RETIRED), retired=Retirement(cause, reason))
+        self.put(after)
+        if after.phase is Phase.UNLOADING:
+            self.memory_moved()
+            self.say(StopWorker(after.id, reason))
+        elif after.phase is Phase.DRAINING and not self.state.leases_of(after.id):
+            self.unload_now(after)
+
+    def unload_now(self, resident: Resident) -> None:
+        self.put(resident.after(Trigger.DRAINED))
+        self.memory_moved()
+        self.say(StopWorker(resident.id, resident.retired.reason if resident.retired else "drained"))
+
+    def revoke(self, resident: ResidentId, refusal: Refusal, reason: str) -> None:
+        requests = self.state.leases_of(resident)
+        self.drop_leases(requests)
+        for request in requests:
+            self.say(RevokeLease(request, refusal, reason))
+
+    def drop_leases(self, requests: Iterable[RequestId]) -> None:
+        gone = frozenset(requests)
+        self.state = replace(self.state, leases={r: h for r, h in self.state.leases.items() if r not in gone})
+
+    def queue(self, waiting: Waiting) -> None:
+        group = (*self.state.waiting.get(waiting.variant.id, ()), waiting)
+        self.state = replace(self.state, waiting={**self.state.waiting, waiting.variant.id: group})
+
+    def requeue(self, waiting: Waiting) -> None:
+        group = self.state.waiting[waiting.variant.id]
+        kept = tuple(waiting if w.request == waiting.request else w for w in group)
+        self.state = replace(self.state, waiting={**self.state.waiting, waiting.variant.id: kept})
+
+    def unqueue(self, waiting: Waiting) -> None:
+        rest = tuple(w for w in self.state.waiting[waiting.variant.id] if w.request != waiting.request)
+        others = {v: g for v, g in self.state.waiting.items() if v != waiting.variant.id}
+        self.state = replace(self.state, waiting={**others, waiting.variant.id: rest} if rest else others)
+
+    def refuse(self, waiting: Waiting, refusal: Refusal, reason: str) -> None:
+        self.unqueue(waiting)
+        self.say(RefuseRequest(waiting.request, refusal, reason))
+
+    def learn(self, variant: VariantId, place: Placement, lesson: Footprint) -> None:
+        self.state = replace(self.state, lessons={**self.state.lessons, (variant, place): lesson})
+
+    def memory_moved(self) -> None:
+        """What was measured until now, or is being measured, no longer tells what is free."""
+        self.state = replace(self.state, measured_at=None, is_outdated=self.state.is_measuring)
+
+    def measure(self) -> None:
+        if not self.state.is_measuring:
+            self.state = replace(self.state, is_measuring=True, is_outdated=False)
+            self.say(MeasureMemory())

@@ -1,0 +1,209 @@
+"""The command line: every command, its options and its help.
+
+Called by `__main__`. It checks the form of what is typed and nothing else: names are the daemon's to know.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from swapd import __version__
+from swapd.units import parse_duration
+
+_DESCRIPTION: Final = "Ask swapd, the daemon that shares one GPU among several models, and tell it what to do."
+
+_EPILOG: Final = """\
+`swapctl COMMAND --help` tells more about a command.
+
+for scripts:
+  With --json, stdout carries one JSON document when the command succeeds and
+  nothing when it fails; progress is not shown. Errors are plain text on stderr,
+  with --json or without, and the exit status says which kind:
+    0  done                       4  no such model
+    1  the daemon refused         5  the model does not fit
+    2  wrong usage              130  interrupted
+    3  the daemon cannot be reached, or went away
+
+environment:
+  SWAPD_URL      where the daemon is, if --url does not say: http://HOST:PORT or
+                 unix:/PATH (default: unix:$XDG_RUNTIME_DIR/swapd/swapd.sock)
+  SWAPD_API_KEY  the key to show over TCP, where the daemon wants one
+
+examples:
+  swapctl run smollm2-135m "Why is the sky blue?"
+  git diff | swapctl run smollm2-135m "Write a commit message for this change:"
+  swapctl load smollm2-135m --keep-alive 1h
+  swapctl ps --json | jq -r '.models[].name'"""
+
+_MODEL: Final = "a name that `swapctl ls` lists, or an alias of it"
+_DURATION: Final = (
+    "how long the model stays loaded after its last answer: seconds, or like 30s, 5m, 1h30m; 0: leave at once; "
+    "-1: stay for ever"
+)
+
+_STATUS: Final = """
+
+Of each device: OURS is what loaded models hold and FOREIGN what other programs
+hold, both measured; LIMIT is the most that swapd may use of it, RESERVE what it
+leaves free. --json prints the document of GET /swapd/status."""
+_PS: Final = """
+
+SIZE is what the model holds on all devices, VRAM its part on GPUs. PROCESSOR
+says where its layers are computed, SLOTS how many answers it is giving now and
+how many it can give at a time, UNTIL when it leaves if nobody asks."""
+_LS: Final = """
+
+Files that cannot be used are listed below the others, with the reason."""
+_SHOW: Final = """
+
+Of a loaded model also where it is, and the memory it was expected to need
+beside what was measured."""
+_LOAD: Final = """
+
+Idle models leave if it needs their room. Loading a model that is loaded
+already only sets its keep-alive."""
+_UNLOAD: Final = """
+
+The answers that it is giving are finished first, unless --force is given. New
+requests load it again."""
+_PIN: Final = """
+
+A pinned model neither expires nor leaves for another; `swapctl unload` still
+unloads it. A pin that is to outlast the daemon belongs in its configuration."""
+_UNPIN: Final = """
+
+It stays loaded until its keep-alive ends or another model needs the room."""
+_RELOAD: Final = """
+
+If the file has an error, the daemon names it and goes on as it was."""
+_RUN: Final = """
+
+With PROMPT, the answer is written to stdout as it comes. What is piped in
+follows the prompt on a line of its own, or is the prompt if there is no other.
+Without PROMPT on a terminal it is a chat that remembers; /? lists its commands.
+Ctrl-C ends the answer, and the model is free for others at once.
+
+examples:
+  swapctl run smollm2-135m "Why is the sky blue?"
+  swapctl run smollm2-135m Summarise this: < notes.txt
+  swapctl run smollm2-135m --system "Answer in French." --temperature 0"""
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """What was typed. Wrong usage leaves with status 2, --help and --version with 0 (SystemExit)."""
+    parser = build_parser()
+    if not argv:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.command == "run":
+        # argparse gives up on words that follow an option after the model's name.
+        cut = rest.index("--") if "--" in rest else len(rest)
+        words, rest = [*rest[:cut], *rest[cut + 1 :]], [word for word in rest[:cut] if word.startswith("-")]
+        arguments.prompt += words
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="swapctl",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        parents=[_common()],
+    )
+    parser.set_defaults(json=False, url=None)
+    parser.add_argument("--version", action="version", version=f"swapctl {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
+
+    def add(name: str, summary: str, more: str = "") -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.{more}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            parents=[_common()],
+        )
+
+    def add_for_model(name: str, summary: str, more: str = "") -> argparse.ArgumentParser:
+        command = add(name, summary, more)
+        command.add_argument("model", metavar="M", help=_MODEL)
+        return command
+
+    add("status", "show the daemon, its devices, what is loaded, who waits", _STATUS)
+    add("ps", "list the loaded models", _PS)
+    add("ls", "list the models that can be loaded", _LS)
+    add_for_model("show", "show everything about a model", _SHOW)
+
+    load = add_for_model("load", "load a model, and wait until it is ready", _LOAD)
+    load.add_argument("--keep-alive", metavar="D", type=_duration, help=_DURATION)
+    load.add_argument(
+        "--gpu-layers", metavar="N", type=_whole, help="layers to put on the GPU (default: as many as fit)"
+    )
+    unload = add_for_model("unload", "unload a model", _UNLOAD)
+    unload.add_argument("--force", action="store_true", help="do not wait: end the answers that it is giving")
+    add_for_model("pin", "keep a model loaded, whoever else wants its memory", _PIN)
+    add_for_model("unpin", "let a pinned model go when others want its memory", _UNPIN)
+
+    run = add_for_model("run", "ask a model, or chat with it", _RUN)
+    run.add_argument("prompt", metavar="PROMPT", nargs="*", help="what to ask; several words need no quotes")
+    run.add_argument("--system", metavar="TEXT", help="the system message")
+    run.add_argument(
+        "--temperature", metavar="T", type=_temperature, help="0: always the likeliest token; higher: more varied"
+    )
+    run.add_argument("--max-tokens", metavar="N", type=_positive, help="end the answer after this many tokens")
+    run.add_argument("--keep-alive", metavar="D", type=_duration, help=_DURATION)
+    run.add_argument(
+        "--verbose", action="store_true", help="tell on stderr how long loading, reading and answering took"
+    )
+
+    add("reload", "make the daemon read its configuration again", _RELOAD)
+    add("version", "show the versions of swapctl and of the daemon")
+    return parser
+
+
+def _common() -> argparse.ArgumentParser:
+    """Options that may stand before or after the command; absent ones set nothing, so that neither place wins."""
+    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("--url", metavar="URL", help="where the daemon is: http://HOST:PORT or unix:/PATH")
+    common.add_argument("--json", action="store_true", help="one JSON document on stdout, nothing else")
+    return common
+
+
+def _duration(text: str) -> str:
+    try:
+        parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text.strip()
+
+
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 0 or more")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    number = _whole(text)
+    if number == 0:
+        raise argparse.ArgumentTypeError("0 is no number of 1 or more")
+    return number
+
+
+def _temperature(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no temperature; write 0 or a number above")
+    return value

@@ -1,0 +1,188 @@
+"""What each command asks the daemon, and what it tells the user.
+
+Called by `__main__`. Pages are `pages`' matter, the exchange of answers `run`'s and `chat`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Final, TypeAlias
+
+from swapd import __version__
+from swapd.ctl import pages, run
+from swapd.ctl.chat import Chat
+from swapd.ctl.client import Client, Exit, Failure, Json, model_route
+from swapd.ctl.terminal import Progress, cell
+
+Command: TypeAlias = Callable[[Client, Namespace], None]
+
+
+def status(client: Client, arguments: Namespace) -> None:
+    document = client.get("/swapd/status")
+    _tell(arguments, document, lambda: pages.status(document, str(client.address), _now()))
+
+
+def ps(client: Client, arguments: Namespace) -> None:
+    models = _list(client.get("/swapd/status"), "models")
+    digests = _digests(client)
+    document = {"models": [model | {"digest": digests.get(model["name"])} for model in models]}
+    _tell(arguments, document, lambda: pages.ps(models, digests, _now()))
+
+
+def ls(client: Client, arguments: Namespace) -> None:
+    models = _list(client.get("/swapd/models"), "models")
+    digests = _digests(client)
+    document = {"models": [model | {"digest": digests.get(model["name"])} for model in models]}
+    _tell(arguments, document, lambda: pages.ls(models, digests, _now()))
+
+
+def show(client: Client, arguments: Namespace) -> None:
+    model = _find(_list(client.get("/swapd/models"), "models"), arguments.model)
+    residents = _list(client.get("/swapd/status"), "models")
+    resident = next((resident for resident in residents if resident["name"] == model["name"]), None)
+    _tell(arguments, model | {"resident": resident}, lambda: pages.show(model, resident, _now()))
+
+
+def load(client: Client, arguments: Namespace) -> None:
+    resident = _load(client, arguments, {"keep_alive": arguments.keep_alive, "gpu_layers": arguments.gpu_layers})
+    _tell(arguments, resident, lambda: pages.loaded(resident))
+
+
+def unload(client: Client, arguments: Namespace) -> None:
+    document = client.post(model_route(arguments.model, "unload"), {"force": arguments.force})
+    was_loaded = document.get("unloaded", True)
+    _tell(arguments, document, lambda: f"{cell(arguments.model)} {'is unloaded' if was_loaded else 'was not loaded'}")
+
+
+def pin(client: Client, arguments: Namespace) -> None:
+    document = client.post(model_route(arguments.model, "pin"))
+    _tell(arguments, document, lambda: f"{cell(arguments.model)} is pinned")
+
+
+def unpin(client: Client, arguments: Namespace) -> None:
+    document = client.post(model_route(arguments.model, "unpin"))
+    _tell(arguments, document, lambda: f"{cell(arguments.model)} is no longer pinned")
+
+
+def reload(client: Client, arguments: Namespace) -> None:
+    document = client.post("/swapd/reload")
+    _tell(arguments, document, lambda: "the configuration is read again")
+
+
+def run_model(client: Client, arguments: Namespace) -> None:
+    """A question when there is one or something is piped in or out; else, on a terminal, a chat."""
+    if not arguments.prompt and sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty():
+        if arguments.json:
+            raise Failure(Exit.USAGE, "a chat is no JSON document: give a PROMPT with --json, or pipe one in")
+        _load(client, arguments, {"keep_alive": arguments.keep_alive})
+        Chat(client, arguments).talk()
+        return
+    document = run.ask_once(client, arguments, run.read_prompt(arguments.prompt))
+    if arguments.json:
+        _print(document)
+
+
+def version(client: Client, arguments: Namespace) -> None:
+    """Ours also when there is no daemon to tell its own."""
+    try:
+        daemon = client.get("/swapd/status").get("version")
+    except Failure as failure:
+        if failure.exit is not Exit.UNREACHABLE:
+            raise
+        daemon = None
+    told = f"swapd {cell(daemon)}" if daemon is not None else f"no daemon answers at {client.address}"
+    _tell(arguments, {"swapctl": __version__, "swapd": daemon}, lambda: f"swapctl {__version__}\n{told}")
+
+
+COMMANDS: Final[Mapping[str, Command]] = MappingProxyType(
+    {
+        "status": status,
+        "ps": ps,
+        "ls": ls,
+        "show": show,
+        "load": load,
+        "unload": unload,
+        "pin": pin,
+        "unpin": unpin,
+        "run": run_model,
+        "reload": reload,
+        "version": version,
+    }
+)
+
+
+def _load(client: Client, arguments: Namespace, wishes: Json) -> Json:
+    """The resident, once it is ready; meanwhile the progress line."""
+    progress = Progress(sys.stderr, quiet=arguments.json)
+    lines = client.stream(
+        model_route(arguments.model, "load"), {key: value for key, value in wishes.items() if value is not None}
+    )
+    try:
+        for line in lines:
+            if "name" in line:
+                return line
+            progress.show(str(line.get("status", "")), line.get("fraction"))
+    finally:
+        progress.clear()
+        lines.close()
+    raise client.cut_off()
+
+
+def _digests(client: Client) -> dict[str, str]:
+    """Of every usable model, by name."""
+    models = _list(client.get("/api/tags"), "models")
+    return {str(model["name"]).removesuffix(":latest"): str(model.get("digest", "")) for model in models}
+
+
+def _find(models: list[Json], name: str) -> Json:
+    """By name or alias: exactly, else ignoring case where that is unambiguous. Raises Failure (not found)."""
+    wanted = name.removesuffix(":latest")
+    names = [(model, {model["name"], *model["aliases"]}) for model in models]
+    found = [model for model, known in names if name in known or wanted in known]
+    if not found:
+        found = [model for model, known in names if wanted.casefold() in {each.casefold() for each in known}]
+        found = found if len(found) == 1 else []
+    usable = [model for model in found if model["usable"]]
+    if found:
+        return (usable or found)[0]
+    import difflib  # here: only mistakes need it
+
+    nearest = difflib.get_close_matches(name, sorted({each for _, known in names for each in known}), n=2, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
+    raise Failure(Exit.NOT_FOUND, f"model {name!r} not found{hint}")
+
+
+def _list(document: Json, key: str) -> list[Json]:
+    found = document.get(key)
+    if not isinstance(found, list) or not all(isinstance(each, dict) and "name" in each for each in found):
+        raise _misread(f"no list of {key}")
+    return found
+
+
+def _tell(arguments: Namespace, document: Json, page: Callable[[], str]) -> None:
+    if arguments.json:
+        _print(document)
+        return
+    try:
+        text = page()
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _misread(repr(error)) from error
+    print(text)
+
+
+def _print(document: Json) -> None:
+    # Escaped to ASCII: safe for every terminal and every pipe.
+    print(json.dumps(document, indent=2))
+
+
+def _misread(why: str) -> Failure:
+    return Failure(Exit.REFUSED, f"cannot read the daemon's answer ({why}): is it of another version?")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,247 @@
+"""What people read: each page is a pure function of the daemon's documents and the time.
+
+Called by commands. It asks nothing and prints nothing; control characters in names are made harmless by
+`terminal`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from swapd.ctl.client import Json
+from swapd.ctl.terminal import cell, count, span, table, when
+from swapd.units import Bytes, format_bytes, format_duration
+
+_HOST = "host"
+_STOPPING = ("draining", "unloading")
+
+
+def ps(models: Sequence[Json], digests: Mapping[str, str], now: datetime) -> str:
+    """Residents, one a row; `digests` by model name."""
+    headers = ("NAME", "ID", "SIZE", "PROCESSOR", "VRAM", "CONTEXT", "SLOTS", "STATE", "UNTIL")
+    return table(headers, [_resident_row(model, identifier(digests.get(model["name"])), now) for model in models])
+
+
+def ls(models: Sequence[Json], digests: Mapping[str, str], now: datetime) -> str:
+    """The catalog; what cannot be used comes in a block of its own, with the reasons."""
+    usable = [model for model in models if model["usable"]]
+    unusable = [model for model in models if not model["usable"]]
+    rows = [
+        (
+            model["name"],
+            identifier(digests.get(model["name"])),
+            format_bytes(model["size"]),
+            model["quantization"] or "-",
+            model["context"] or "-",
+            model["state"] or "-",
+            when(model["modified"], now),
+        )
+        for model in usable
+    ]
+    page = table(("NAME", "ID", "SIZE", "QUANT", "CONTEXT", "STATE", "MODIFIED"), rows)
+    if unusable:
+        reasons = [(model["name"], model["path"], model["reason"]) for model in unusable]
+        page += "\n\nCannot be used:\n" + table(("NAME", "PATH", "REASON"), reasons)
+    return page
+
+
+def show(model: Json, resident: Json | None, now: datetime) -> str:
+    """Everything about one model of the catalog, and about its resident if it has one."""
+    facts: list[tuple[str, object]] = [
+        ("path", model["path"]),
+        ("size", format_bytes(model["size"])),
+        ("modified", when(model["modified"], now)),
+    ]
+    if model["aliases"]:
+        facts.insert(0, ("aliases", ", ".join(model["aliases"])))
+    if model["usable"]:
+        kind = (model["family"], _parameters(model["parameters"]), model["quantization"])
+        facts += [
+            ("architecture", ", ".join(filter(None, kind)) or "unknown"),
+            ("context", f"{model['context']} tokens per slot"),
+            ("slots", model["slots"]),
+            ("chat template", "the file's own" if model["template"] else "none in the file: a plain ChatML-like one"),
+            ("pinned", "yes" if model["pinned"] else "no"),
+        ]
+    else:
+        facts.append(("cannot be used", model["reason"]))
+    blocks = [f"{cell(model['name'])}\n{_facts(facts)}"]
+    if resident is not None:
+        blocks += [f"Resident\n{_facts(_resident_facts(resident, now))}", f"Memory\n{_indent(_memory(resident))}"]
+    elif model["usable"]:
+        blocks.append("Not loaded.")
+    return "\n\n".join(blocks)
+
+
+def status(document: Json, address: str, now: datetime) -> str:
+    """The daemon, its devices, its residents, who waits, and what happened since it started."""
+    columns = ("total", "free", "ours", "foreign", "limit", "reserve")
+    devices = [
+        (device["id"], device["name"], *(format_bytes(device[column]) for column in columns))
+        for device in document["devices"]
+    ]
+    blocks = [
+        f"swapd {cell(document['version'])}, up for {span(document['uptime_s'])}, at {cell(address)}",
+        table(("DEVICE", "NAME", *(column.upper() for column in columns)), devices),
+    ]
+    if document["models"]:
+        headers = ("MODEL", "SIZE", "PROCESSOR", "VRAM", "CONTEXT", "SLOTS", "STATE", "UNTIL")
+        rows = [_resident_row(model, "", now) for model in document["models"]]
+        blocks.append(table(headers, [(name, *rest) for name, _, *rest in rows]))
+    else:
+        blocks.append("No model is loaded.")
+    if document["queue"]:
+        waiting = [
+            (entry["position"], entry["model"], entry["request"], when(entry["since"], now), entry["reason"])
+            for entry in document["queue"]
+        ]
+        blocks.append(table(("PLACE", "MODEL", "REQUEST", "SINCE", "WAITS BECAUSE"), waiting))
+    else:
+        blocks.append("No request is waiting.")
+    counters = document["counters"]
+    told = (
+        count(counters["loads"], "load"),
+        count(counters["evictions"], "eviction"),
+        count(counters["partial_offloads"], "partial offload"),
+        f"{counters['oom_retries']} out of memory",
+        count(counters["crashes"], "worker") + " crashed",
+    )
+    blocks.append(f"Since the start: {', '.join(told)}.")
+    return "\n\n".join(blocks)
+
+
+def loaded(resident: Json) -> str:
+    """One line: what is where, and how long that took."""
+    return cell(
+        f"{resident['name']} is loaded: {processor(resident)}, {format_bytes(size(resident))} "
+        f"({_by_device(_bytes(resident))}), {_slots(resident)}, in {format_duration(resident['load_s'])}"
+    )
+
+
+def timings(final: Json) -> str:
+    """`run --verbose`: of the last line of an answer, whose durations are nanoseconds."""
+    rows = [
+        ("load", format_duration(_seconds(final, "load_duration")), ""),
+        ("prompt", *_rate(final.get("prompt_eval_count", 0), _seconds(final, "prompt_eval_duration"))),
+        ("answer", *_rate(final.get("eval_count", 0), _seconds(final, "eval_duration"))),
+        ("total", format_duration(_seconds(final, "total_duration")), f"ended by {final.get('done_reason')}"),
+    ]
+    return "\n".join(f"{name:<8}{first:<34}{cell(second)}".rstrip() for name, first, second in rows)
+
+
+def processor(resident: Json) -> str:
+    """`"100% GPU"`, `"100% CPU"`, `"63%/37% GPU/CPU"`, by layers: what computes, not where caches are."""
+    layers, on_gpu = resident["layers"], resident["gpu_layers"]
+    if not layers:
+        return "-"
+    if on_gpu in (0, layers):
+        return "100% GPU" if on_gpu else "100% CPU"
+    percent = min(max(round(100 * on_gpu / layers), 1), 99)
+    return f"{percent}%/{100 - percent}% GPU/CPU"
+
+
+def size(resident: Json) -> Bytes:
+    """Over all devices: measured, or before that predicted."""
+    return sum(_bytes(resident).values())
+
+
+def vram(resident: Json) -> Bytes:
+    return sum(held for device, held in _bytes(resident).items() if device != _HOST)
+
+
+def until(resident: Json, now: datetime) -> str:
+    """When an idle resident leaves. While it loads or works there is no such time yet."""
+    if resident["state"] in _STOPPING:
+        return "Stopping..."
+    if resident["expires_at"] is not None:
+        left = datetime.fromisoformat(resident["expires_at"]) > now
+        return when(resident["expires_at"], now) if left else "Stopping..."
+    return "Forever" if resident["pinned"] or resident["state"] == "ready" else "-"
+
+
+def identifier(digest: str | None) -> str:
+    """The twelve digits that Ollama's users know."""
+    return digest.removeprefix("sha256:")[:12] if digest else "-"
+
+
+def _resident_row(model: Json, short_id: str, now: datetime) -> tuple[object, ...]:
+    state = f"loading {model['progress']:.0%}" if model["state"] == "loading" else model["state"]
+    return (
+        model["name"],
+        short_id,
+        format_bytes(size(model)),
+        processor(model),
+        format_bytes(vram(model)),
+        model["context"],
+        f"{model['slots_busy']}/{model['slots']}",
+        state,
+        until(model, now),
+    )
+
+
+def _resident_facts(resident: Json, now: datetime) -> list[tuple[str, object]]:
+    layers, on_gpu = resident["layers"], resident["gpu_layers"]
+    facts: list[tuple[str, object]] = [
+        ("state", resident["state"]),
+        ("placement", f"{processor(resident)} ({on_gpu} of {count(layers, 'layer')} on the GPU)"),
+        ("slots", f"{_slots(resident)}, {resident['slots_busy']} busy"),
+        ("worker", f"pid {resident['pid']}" if resident["pid"] else "-"),
+        ("served", f"{count(resident['requests'], 'request')}, {count(resident['tokens'], 'token')}"),
+        ("until", until(resident, now)),
+    ]
+    if resident["loaded_at"] is not None:
+        took = format_duration(resident["load_s"])
+        facts.insert(1, ("loaded", f"{when(resident['loaded_at'], now)}, in {took}"))
+    return facts
+
+
+def _memory(resident: Json) -> str:
+    predicted, measured = resident["predicted"], resident["measured"]
+    rows = []
+    for device in sorted(predicted.keys() | measured.keys(), key=lambda device: (device == _HOST, device)):
+        cells = [format_bytes(held[device]) if device in held else "-" for held in (predicted, measured)]
+        difference = "-"
+        if device in predicted and device in measured:
+            more = measured[device] - predicted[device]
+            difference = f"{'+' if more > 0 else ''}{format_bytes(more)}"
+        rows.append((device, *cells, difference))
+    return table(("DEVICE", "PREDICTED", "MEASURED", "DIFFERENCE"), rows)
+
+
+def _bytes(resident: Json) -> dict[str, Bytes]:
+    held: dict[str, Bytes] = resident["measured"] or resident["predicted"]
+    return held
+
+
+def _by_device(held: Mapping[str, Bytes]) -> str:
+    return ", ".join(f"{device} {format_bytes(size)}" for device, size in held.items()) or "nothing measured"
+
+
+def _slots(resident: Json) -> str:
+    return f"{count(resident['slots'], 'slot')} of {resident['context']} tokens"
+
+
+def _parameters(number: int) -> str:
+    for unit, name in ((10**9, "B"), (10**6, "M")):
+        if number >= unit:
+            return f"{number / unit:.3g}{name} parameters"
+    return ""
+
+
+def _facts(facts: Sequence[tuple[str, Any]]) -> str:
+    return "\n".join(f"  {name:<16}{cell(value)}" for name, value in facts)
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.split("\n"))
+
+
+def _seconds(final: Json, key: str) -> float:
+    return float(final.get(key) or 0) / 1e9
+
+
+def _rate(tokens: int, seconds: float) -> tuple[str, str]:
+    told = f"{count(tokens, 'token')} in {format_duration(seconds)}"
+    return told, f"{tokens / seconds:.3g} tokens/s" if seconds > 0 else ""

@@ -1,0 +1,1 @@
+"""Facts about this machine: its models, its memory, its sockets. Decides nothing."""

@@ -1,0 +1,189 @@
+"""The models this host knows, and what a name stands for.
+
+`runtime/gateway.py` resolves names here, `api/` lists what is here, `daemon.py` scans. Finding files is
+`folders.py`, reading them `modelfiles.py`; here it is decided who gets a name. First to last: `[models]`
+entries with a path; files, in the order of the folders; aliases; the file names of files that an entry names
+otherwise (those are listed once: a file offered under two names would be loaded twice); `[routes]` tasks.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from swapd.errors import ModelNotFound, ModelUnusable
+from swapd.host import folders
+from swapd.host.folders import Found
+from swapd.host.modelfiles import Headers, ModelFiles, unusable
+from swapd.host.names import Names
+from swapd.served import Model, ModelEntry
+
+_NO_FILE: Final = "no file of that name in [catalog] dirs"
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    dirs: tuple[Path, ...]
+    entries: Mapping[str, ModelEntry]
+    routes: Mapping[str, str]
+    flash_attention: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """Never changed once made. `names` are of indices in `models`; `listed` are the same models, sorted."""
+
+    models: tuple[Model, ...] = ()
+    listed: tuple[Model, ...] = ()
+    names: Names = field(default_factory=Names)
+    problems: tuple[str, ...] = ()
+
+
+class Catalog:
+    """Empty until the first `scan`. Every method may be called from any thread."""
+
+    def __init__(
+        self,
+        dirs: Sequence[Path],
+        entries: Mapping[str, ModelEntry],
+        routes: Mapping[str, str],
+        *,
+        flash_attention: bool | None = None,
+    ) -> None:
+        self._scanning = threading.Lock()
+        self._headers: Headers = {}
+        self._snapshot = _Snapshot()
+        self.configure(dirs, entries, routes, flash_attention=flash_attention)
+
+    def configure(
+        self,
+        dirs: Sequence[Path],
+        entries: Mapping[str, ModelEntry],
+        routes: Mapping[str, str],
+        *,
+        flash_attention: bool | None = None,
+    ) -> None:
+        """These settings count from the next scan on; headers already read stay known."""
+        self._settings = _Settings(tuple(dirs), dict(entries), dict(routes), flash_attention)
+
+    def models(self) -> tuple[Model, ...]:
+        """All, by name; unusable and shadowed ones too, with their reason."""
+        return self._snapshot.listed
+
+    def problems(self) -> tuple[str, ...]:
+        """What the owner should know and what stops nobody: about folders, aliases, routes, contexts."""
+        return self._snapshot.problems
+
+    def resolve(self, name: str) -> Model:
+        """The model that a name, an alias or a task stands for. Raises ModelNotFound, ModelUnusable."""
+        snapshot, asked = self._snapshot, name.strip()
+        index = snapshot.names.find(asked) if asked else None
+        if index is None:
+            raise ModelNotFound(name, snapshot.names.nearest(asked))
+        model = snapshot.models[index]
+        if model.variant is None:
+            raise ModelUnusable(model.name, model.reason)
+        return model
+
+    def scan(self) -> None:
+        """Look at the folders again. Blocks: tens of milliseconds for each file that is new or has changed."""
+        with self._scanning:
+            scan = _Scan(self._settings, self._headers)
+            self._snapshot = scan.snapshot()
+            self._headers = scan.files.read
+
+
+class _Scan:
+    """Collects models and names once."""
+
+    def __init__(self, settings: _Settings, known: Headers) -> None:
+        self._settings = settings
+        self.files = ModelFiles(known, settings.flash_attention)
+        self._models: list[Model] = []
+        self._names = Names()
+        self._by_file: dict[str, int] = {}
+        self._problems: list[str] = []
+
+    def snapshot(self) -> _Snapshot:
+        found, problems = folders.find(self._settings.dirs)
+        self._problems += problems
+        self._add_entries()
+        given_way = self._add_found(found)
+        for index, model in enumerate(self._models):
+            self._warn_of_context(model)
+            for alias in model.entry.aliases:
+                self._name(alias, index, f'[models."{model.name}"] aliases')
+        for name, index in given_way:
+            self._names.add(name, index)
+        self._add_routes()
+        listed = sorted(self._models, key=lambda model: (model.name.casefold(), model.name, model.shadowed, model.path))
+        return _Snapshot(tuple(self._models), tuple(listed), self._names, tuple(self._problems))
+
+    def _add_entries(self) -> None:
+        for name, entry in self._settings.entries.items():
+            if entry.path is not None:
+                self._add(self.files.model(name, folders.named(entry.path), entry))
+
+    def _add_found(self, found: Sequence[Found]) -> list[tuple[str, int]]:
+        """Answers the file names that give way to the names of entries."""
+        entry_of = self._entries_without_path({file.name for file in found})
+        winners = {model.name: model.path for model in self._models}
+        given_way: list[tuple[str, int]] = []
+        for file in found:
+            name = entry_of.get(file.name, file.name)
+            if (index := self._by_file.get(os.path.realpath(file.paths[0]))) is not None:
+                given_way.append((file.name, index))
+            elif name in winners:
+                self._models.append(self._shadowed(name, file, winners[name]))
+            else:
+                winners[name] = file.paths[0]
+                self._add(self.files.model(name, file, self._settings.entries.get(name, ModelEntry())))
+        for name, entry in self._settings.entries.items():
+            if entry.path is None and name not in entry_of.values():
+                self._add(unusable(name, Found(name, ()), entry, _NO_FILE, []))
+        return given_way
+
+    def _entries_without_path(self, found: set[str]) -> dict[str, str]:
+        """Entries by the found name that they mean: the same, or the only one but for the case."""
+        entries = [name for name, entry in self._settings.entries.items() if entry.path is None]
+        meant = {name: name for name in entries if name in found}
+        for name in entries:
+            alike = [other for other in found if other.casefold() == name.casefold()]
+            if name not in meant and len(alike) == 1:
+                meant.setdefault(alike[0], name)
+        return meant
+
+    def _add(self, model: Model) -> None:
+        index = len(self._models)
+        self._models.append(model)
+        self._names.add(model.name, index)
+        if model.path:
+            self._by_file.setdefault(os.path.realpath(model.path), index)
+
+    def _shadowed(self, name: str, file: Found, winner: str) -> Model:
+        reason = f"{winner} has the same name and comes first"
+        return replace(self.files.model(name, file, ModelEntry()), variant=None, reason=reason, shadowed=True)
+
+    def _add_routes(self) -> None:
+        targets = {task: self._names.find(target) for task, target in self._settings.routes.items()}
+        for task, index in targets.items():
+            if index is None:
+                self._problems.append(f"[routes] {task}: there is no model {self._settings.routes[task]!r}")
+            else:
+                self._name(task, index, f"[routes] {task}")
+
+    def _name(self, name: str, index: int, where: str) -> None:
+        if not self._names.add(name, index):
+            self._problems.append(f"{where}: {name!r} already stands for another model, which keeps it")
+
+    def _warn_of_context(self, model: Model) -> None:
+        if model.variant and model.variant.context > model.variant.shape.trained_context:
+            trained = model.variant.shape.trained_context
+            self._problems.append(
+                f'[models."{model.name}"] context: {model.variant.context} is more than the {trained} tokens that '
+                "the model was trained on; its answers may get worse there"
+            )

@@ -1,0 +1,141 @@
+"""From the files of one model and its settings to the Model that the catalog lists.
+
+Called by `catalog.py` in a scan. Knows nothing of other models: who gets which name is decided there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from swapd.core.model import Shape, Variant, VariantId
+from swapd.host import gguf, shapes
+from swapd.host.folders import Found
+from swapd.host.gguf import Header, UnreadableModel
+from swapd.served import Model, ModelEntry
+from swapd.units import Bytes, Tokens
+
+DEFAULT_CONTEXT: Final[Tokens] = 8192
+"""Unless the model was trained on less."""
+DEFAULT_SLOTS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """When this is the same, so is the file, as far as can be told without reading it."""
+
+    path: str
+    """With symbolic links resolved."""
+    inode: int
+    size: Bytes
+    modified_ns: int
+
+    @staticmethod
+    def of(path: str) -> Identity:
+        """Raises UnreadableModel."""
+        try:
+            real = os.path.realpath(path)
+            about = os.stat(real)
+        except (OSError, ValueError) as error:
+            raise UnreadableModel(f"cannot open it: {gguf.words(error)}") from error
+        if not stat.S_ISREG(about.st_mode):
+            raise UnreadableModel("not a regular file")
+        return Identity(real, about.st_ino, about.st_size, about.st_mtime_ns)
+
+
+Headers: TypeAlias = dict[Identity, Header]
+
+
+class ModelFiles:
+    """Reads headers for one scan; those in `known`, from the scan before, are not read again."""
+
+    def __init__(self, known: Headers, flash_attention: bool | None) -> None:
+        self.read: Headers = {}
+        self._known, self._flash_attention = known, flash_attention
+
+    def model(self, name: str, found: Found, entry: ModelEntry) -> Model:
+        """Never raises: a model that cannot be used has no variant and says why."""
+        parts: list[Identity] = []
+        try:
+            parts = [Identity.of(path) for path in found.paths]
+            if found.reason:
+                raise UnreadableModel(found.reason)
+            headers = [self._header(path, part) for path, part in zip(found.paths, parts, strict=True)]
+            if headers[0].split_count != len(headers):
+                raise UnreadableModel(_wrong_count(headers[0].split_count, found))
+            shape = shapes.shape(headers)
+        except UnreadableModel as error:
+            return unusable(name, found, entry, str(error), parts)
+        return Model(
+            name=name,
+            path=found.paths[0],
+            size=sum(part.size for part in parts),
+            modified=_modified(parts),
+            digest=_digest(found, parts),
+            variant=_variant(name, found, parts, shape, entry, self._flash_attention),
+            entry=entry,
+            family=shape.architecture,
+            parameters=sum(header.parameters for header in headers),
+            quantization=headers[0].quantization,
+            template=headers[0].has_template,
+        )
+
+    def _header(self, path: str, part: Identity) -> Header:
+        header = self._known.get(part) or self.read.get(part) or gguf.read(path)
+        self.read[part] = header
+        return header
+
+
+def unusable(name: str, found: Found, entry: ModelEntry, reason: str, parts: list[Identity]) -> Model:
+    """A model that is listed with its reason; `parts` are as many of its files as could be looked at."""
+    return Model(
+        name=name,
+        path=found.paths[0] if found.paths else "",
+        size=sum(part.size for part in parts),
+        modified=_modified(parts),
+        digest=_digest(found, parts),
+        variant=None,
+        entry=entry,
+        reason=reason,
+        template=False,
+    )
+
+
+def _wrong_count(count: int, found: Found) -> str:
+    if found.split:
+        return f"its name says {len(found.paths)} parts, its header {count}"
+    return f"it is one of {count} parts, and its name does not end in -00001-of-{count:05}.gguf"
+
+
+def _modified(parts: list[Identity]) -> float:
+    return max((part.modified_ns for part in parts), default=0) / 1e9
+
+
+def _digest(found: Found, parts: list[Identity]) -> str:
+    return hashlib.sha256(repr((found.name, found.paths, parts)).encode(errors="surrogateescape")).hexdigest()
+
+
+def _variant(
+    name: str, found: Found, parts: list[Identity], shape: Shape, entry: ModelEntry, flash_attention: bool | None
+) -> Variant:
+    """The id holds no name: one file asked for under two names in the same way is one variant, loaded once."""
+    context = entry.context or min(DEFAULT_CONTEXT, shape.trained_context)
+    slots = entry.slots or DEFAULT_SLOTS
+    what = (parts, context, slots, entry.kv_type, flash_attention, entry.gpu_layers)
+    short = hashlib.sha256(repr(what).encode(errors="surrogateescape")).hexdigest()[:12]
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", found.name)[:32]
+    return Variant(
+        id=VariantId(f"{readable}-{short}"),
+        name=name,
+        path=found.paths[0],
+        shape=shape,
+        context=context,
+        slots=slots,
+        kv_type=entry.kv_type,
+        flash_attention=flash_attention,
+        gpu_layers=entry.gpu_layers,
+    )

@@ -1,0 +1,179 @@
+"""All workers: one per resident, and a spare that has its imports done. Implements `runtime.ports.Workers`.
+
+Also deals out the CPU threads: workers that compute at one time share the total, because llama.cpp
+spins at its barriers and two busy workers with all cores each are many times slower than with half.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Mapping
+from types import TracebackType
+from typing import Final, Self
+
+import structlog
+
+from swapd import wire
+from swapd.core.model import Placement, ResidentId, Variant
+from swapd.errors import Death, WorkerFailed
+from swapd.generation import Chunk, Ending, GenerationRequest
+from swapd.pool.worker import Worker
+from swapd.units import Seconds
+
+PING_EVERY: Final[Seconds] = 20.0
+SILENCE: Final[Seconds] = 300.0
+"""A loaded worker that has not said a word for so long, though pinged, hangs."""
+
+log = structlog.get_logger("swapd.pool")
+
+
+class Pool:
+    """Use as an async context manager: leaving it ends every worker."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._workers: dict[ResidentId, Worker] = {}
+        self._loaded: set[ResidentId] = set()
+        self._starting: dict[ResidentId, bool] = {}
+        """Residents that get a process just now; False: stopped meanwhile."""
+        self._answering: Counter[Worker] = Counter()
+        self._spare: Worker | None = None
+        self._died: Callable[[ResidentId, WorkerFailed], None] = lambda resident, failure: None
+        self._tasks = asyncio.TaskGroup()
+        self._is_closing = False
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        self._tasks.create_task(self._keep_spare(), name="spare")
+        self._watcher = self._tasks.create_task(self._watch(), name="watch workers")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_closing = True
+        self._watcher.cancel()
+        for worker in (*self._workers.values(), *filter(None, [self._spare])):
+            worker.kill()
+        await self._tasks.__aexit__(kind, error, trace)
+
+    # --- the port
+
+    async def start(
+        self,
+        resident: ResidentId,
+        variant: Variant,
+        placement: Placement,
+        pci: tuple[str, ...],
+        progressed: Callable[[float], None],
+    ) -> None:
+        self._starting[resident] = True
+        try:
+            worker = await self._take_spare()
+        finally:
+            is_wanted = self._starting.pop(resident)
+        if not is_wanted:
+            worker.kill()
+            raise WorkerFailed(Death.CRASHED, "stopped before it started")
+        self._workers[resident] = worker
+        order = wire.Load(
+            path=variant.path,
+            context=variant.context,
+            slots=variant.slots,
+            gpu_layers=placement.gpu_layers,
+            devices=pci,
+            micro_batch=placement.micro_batch,
+            kv_type=variant.kv_type,
+            flash_attention=variant.flash_attention,
+            threads=self._threads,
+        )
+        try:
+            await worker.load(order, progressed)
+            self._loaded.add(resident)
+            worker.ended.add_done_callback(lambda ended: self._ended(resident, worker, ended))
+        finally:
+            if not self._is_closing:  # only now, so that the spare's imports do not slow the load
+                self._tasks.create_task(self._keep_spare(), name="spare")
+
+    async def stop(self, resident: ResidentId) -> None:
+        worker = self._workers.get(resident)
+        if worker is None:
+            if resident in self._starting:
+                self._starting[resident] = False
+            return
+        self._loaded.discard(resident)
+        await worker.stop()
+        self._workers.pop(resident, None)
+
+    async def generate(self, resident: ResidentId, request: GenerationRequest) -> AsyncGenerator[Chunk | Ending, None]:
+        worker = self._workers.get(resident)
+        if worker is None:
+            raise WorkerFailed(Death.CRASHED, "it is gone")
+        self._answering[worker] += 1
+        self._share_threads()
+        try:
+            async with contextlib.aclosing(worker.generate(request)) as stream:
+                async for item in stream:
+                    yield item
+        finally:
+            self._answering[worker] -= 1
+            self._share_threads()
+
+    def pids(self) -> Mapping[ResidentId, int]:
+        return {resident: worker.pid for resident, worker in self._workers.items() if not worker.ended.done()}
+
+    def notify_deaths(self, died: Callable[[ResidentId, WorkerFailed], None]) -> None:
+        self._died = died
+
+    # --- inside
+
+    def _ended(self, resident: ResidentId, worker: Worker, ended: asyncio.Future[WorkerFailed]) -> None:
+        if resident in self._loaded and self._workers.get(resident) is worker and not self._is_closing:
+            self._loaded.discard(resident)
+            self._died(resident, ended.result())
+
+    async def _spawn(self) -> Worker:
+        worker = await Worker.spawn()
+        self._tasks.create_task(worker.listen(), name=f"worker {worker.pid}")
+        self._tasks.create_task(worker.overhear(), name=f"stderr of worker {worker.pid}")
+        if self._is_closing:
+            worker.kill()
+        return worker
+
+    async def _keep_spare(self) -> None:
+        if self._spare is not None and not self._spare.ended.done():
+            return
+        try:
+            self._spare = await self._spawn()
+        except OSError as error:
+            log.warning("no spare worker", reason=str(error))
+
+    async def _take_spare(self) -> Worker:
+        """A worker without a model. Raises WorkerFailed."""
+        spare, self._spare = self._spare, None
+        if spare is not None and not spare.ended.done():
+            return spare
+        try:
+            return await self._spawn()
+        except OSError as error:
+            raise WorkerFailed(Death.CRASHED, f"no process can be started: {error}") from error
+
+    def _share_threads(self) -> None:
+        busy = +self._answering
+        for worker in busy:
+            worker.use_threads(max(1, self._threads // len(busy)))
+        self._answering = busy
+
+    async def _watch(self) -> None:
+        """Kill workers that hang: their death is then noticed as any other."""
+        while True:
+            await asyncio.sleep(PING_EVERY)
+            now = asyncio.get_running_loop().time()
+            for resident in self._loaded:
+                worker = self._workers[resident]
+                worker.send(wire.Ping())
+                if now - worker.heard_at > SILENCE:
+                    log.warning("worker hangs", pid=worker.pid, silent_s=round(now - worker.heard_at))
+                    worker.kill()

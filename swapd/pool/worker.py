@@ -1,0 +1,220 @@
+"""One worker process as its parent sees it: spawn, frames in and out, its end and why.
+
+Used by `pool.Pool` alone. A worker that dies tells everyone who waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from typing import Final, TypeVar
+
+import structlog
+
+from swapd import wire
+from swapd.errors import ContextLengthExceeded, Death, InvalidRequest, WorkerFailed
+from swapd.generation import Chunk, Ending, GenerationRequest
+from swapd.units import Seconds
+
+STOP_GRACE: Final[Seconds] = 2.0
+"""Between SIGTERM and SIGKILL."""
+_LAST_WORDS: Final = 20
+_READ: Final = 256 * 1024
+
+log = structlog.get_logger("swapd.pool")
+
+Item = Chunk | Ending | Exception
+T = TypeVar("T")
+
+
+class Worker:
+    """A live process. `started` is done when it is a spare; `ended` when it is reaped, with the reason."""
+
+    def __init__(self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
+        loop = asyncio.get_running_loop()
+        self.pid = process.pid
+        self.started: asyncio.Future[wire.Started] = loop.create_future()
+        self.ended: asyncio.Future[WorkerFailed] = loop.create_future()
+        self.heard_at = loop.time()
+        """When the last frame came."""
+        self._process = process
+        self._reader, self._writer = reader, writer
+        self._loaded: asyncio.Future[wire.Loaded] = loop.create_future()
+        self._progressed: Callable[[float], None] = lambda fraction: None
+        self._streams: dict[str, asyncio.Queue[Item]] = {}
+        self._threads = 0
+        self._last_words: deque[str] = deque(maxlen=_LAST_WORDS)
+        for future in (self.started, self._loaded):
+            future.add_done_callback(lambda f: f.cancelled() or f.exception())  # a death nobody waits for is no warning
+
+    @staticmethod
+    async def spawn() -> Worker:
+        """Raises OSError when no process can be made."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-P",  # a folder named swapd in the working directory must not shadow us
+                    "-m",
+                    "swapd.worker",
+                    "--fd",
+                    str(theirs.fileno()),
+                    pass_fds=(theirs.fileno(),),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    stderr=asyncio.subprocess.PIPE,
+                    env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+                    start_new_session=True,  # Ctrl-C in the daemon's terminal is the daemon's business
+                )
+            except BaseException:
+                ours.close()
+                raise
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        return Worker(process, reader, writer)
+
+    # --- orders
+
+    def send(self, message: wire.ToWorker) -> None:
+        """To a dead worker: nothing happens; `ended` tells."""
+        if not self.ended.done() and not self._writer.is_closing():
+            self._writer.write(wire.encode(message))
+
+    async def load(self, order: wire.Load, progressed: Callable[[float], None]) -> wire.Loaded:
+        """Raises WorkerFailed."""
+        self._progressed = progressed
+        self._threads = order.threads
+        await self.started
+        self.send(order)
+        return await self._loaded
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk | Ending, None]:
+        """As `runtime.ports.Workers.generate`. What has piled up comes as one chunk."""
+        if self.ended.done():
+            raise self.ended.result()
+        stream = self._streams[request.id] = asyncio.Queue()
+        is_over = False
+        self.send(wire.Generate(request))
+        try:
+            while not is_over:
+                item = await stream.get()
+                while isinstance(item, Chunk) and not stream.empty():
+                    follower = stream.get_nowait()
+                    if not isinstance(follower, Chunk):
+                        yield item
+                        item = follower
+                        break
+                    item = Chunk(item.text + follower.text, item.tokens + follower.tokens)
+                is_over = not isinstance(item, Chunk)
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            del self._streams[request.id]
+            if not is_over:
+                self.send(wire.Stop(request.id))
+
+    def use_threads(self, threads: int) -> None:
+        if threads != self._threads:
+            self._threads = threads
+            self.send(wire.SetThreads(threads))
+
+    async def stop(self) -> None:
+        """End the process, gently first; returns when it is reaped."""
+        self._signal(signal.SIGTERM)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self.ended), STOP_GRACE)
+        self._signal(signal.SIGKILL)
+        await self.ended
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+    # --- facts: the owner runs these two as tasks
+
+    async def listen(self) -> None:
+        """Take in frames until the process ends; then tell everyone."""
+        frames = wire.Frames()
+        broken = ""
+        try:
+            while data := await self._reader.read(_READ):
+                self.heard_at = asyncio.get_running_loop().time()
+                for body in frames.feed(data):
+                    self._take(wire.decode_from_worker(body))
+        except (ConnectionError, wire.WireError) as error:
+            broken = str(error)
+            self.kill()
+        finally:
+            self._writer.close()
+        status = await self._process.wait()
+        self._end(WorkerFailed(Death.CRASHED, broken or self._describe(status)))
+
+    async def overhear(self) -> None:
+        """Log what the process says on stderr; keep the last words."""
+        assert self._process.stderr is not None
+        with contextlib.suppress(ValueError):  # a line longer than the reader's limit
+            async for line in self._process.stderr:
+                text = line.decode(errors="replace").rstrip()
+                if text:
+                    self._last_words.append(text)
+                    log.debug("worker says", pid=self.pid, text=text)
+        while await self._process.stderr.read(_READ):
+            pass
+
+    def _take(self, message: wire.FromWorker) -> None:
+        match message:
+            case wire.Pieces(pieces):
+                for piece in pieces:
+                    if (stream := self._streams.get(piece.request)) is not None:
+                        stream.put_nowait(Chunk(piece.text, piece.tokens))
+            case wire.Finished(request, ending):
+                self._last(request, ending)
+            case wire.Failed(request, code, text, prompt, context):
+                if code == ContextLengthExceeded.code:
+                    self._last(request, ContextLengthExceeded(prompt, context))
+                else:
+                    self._last(request, InvalidRequest(text))
+            case wire.Progress(fraction):
+                self._progressed(fraction)
+            case wire.Started():
+                _resolve(self.started, message)
+            case wire.Loaded():
+                _resolve(self._loaded, message)
+            case wire.LoadFailed(out_of_memory, reason):
+                death = Death.OUT_OF_MEMORY if out_of_memory else Death.UNUSABLE
+                if not self._loaded.done():
+                    self._loaded.set_exception(WorkerFailed(death, reason))
+            case wire.Pong():
+                pass
+
+    def _last(self, request: str, item: Ending | Exception) -> None:
+        if (stream := self._streams.get(request)) is not None:
+            stream.put_nowait(item)
+
+    def _end(self, failure: WorkerFailed) -> None:
+        self.ended.set_result(failure)
+        for future in (self.started, self._loaded):
+            if not future.done():
+                future.set_exception(failure)
+        for stream in self._streams.values():
+            stream.put_nowait(failure)
+
+    def _describe(self, status: int) -> str:
+        how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        return f"{how}: {self._last_words[-1]}" if self._last_words else how
+
+
+def _resolve(future: asyncio.Future[T], value: T) -> None:
+    if not future.done():
+        future.set_result(value)

@@ -1,0 +1,1 @@
+"""The asyncio shell round the core: feeds it events, performs its commands, serves the API."""

@@ -1,0 +1,254 @@
+"""The single writer: facts come in through `post`, one `step` decides, commands become tasks.
+
+Results of tasks return as facts. One timer, armed from the core's next deadline. Nobody else calls `step`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+import structlog
+
+from swapd.core import eviction
+from swapd.core.messages import (
+    Command,
+    Event,
+    GrantLease,
+    LoadProgressed,
+    MeasureMemory,
+    MemoryMeasured,
+    Policy,
+    RefuseRequest,
+    RequestArrived,
+    RevokeLease,
+    StartWorker,
+    StopWorker,
+    TimerFired,
+    WorkerDied,
+    WorkerGone,
+    WorkerLoaded,
+)
+from swapd.core.model import Device, DeviceId, DeviceKind, RequestId, ResidentId
+from swapd.core.scheduler import step
+from swapd.core.state import State
+from swapd.errors import WorkerFailed
+from swapd.runtime.journal import Journal
+from swapd.runtime.ports import Clock, Memory, Workers
+from swapd.units import Bytes, Seconds, Tokens
+
+SETTLE_LIMIT: Final[Seconds] = 5.0
+"""How long an ended worker's memory may take to be seen free before the budget is simply smaller."""
+SETTLE_EVERY: Final[Seconds] = 0.02
+SETTLED: Final = 0.9
+"""Of what the worker held: the rest is other programs' coming and going."""
+
+log = structlog.get_logger("swapd.engine")
+
+
+@dataclass(frozen=True)
+class Refused(Exception):
+    """The core refused a waiting request."""
+
+    command: RefuseRequest
+
+
+@dataclass(slots=True)
+class Record:
+    """What one resident has done: for people, not for decisions."""
+
+    load_s: Seconds = 0.0
+    requests: int = 0
+    tokens: Tokens = 0
+
+
+class Engine:
+    def __init__(self, workers: Workers, memory: Memory, clock: Clock, policy: Policy, journal: Journal) -> None:
+        self.state = State(policy=policy)
+        self.journal = journal
+        self.records: dict[ResidentId, Record] = {}
+        self._workers, self._memory, self._clock = workers, memory, clock
+        self.is_running = False
+        self._loop = asyncio.get_running_loop()
+        self._inbox: deque[Event] = deque()
+        self._is_stepping = False
+        self._waiters: dict[RequestId, asyncio.Future[ResidentId]] = {}
+        self._revoked: dict[RequestId, RevokeLease] = {}
+        self._watchers: list[asyncio.Future[None]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks = asyncio.TaskGroup()
+        self._measuring = asyncio.Lock()
+        workers.notify_deaths(self._worker_died)
+
+    async def run(self, started: Callable[[], None]) -> None:
+        """Until cancelled. A bug in the core or a port ends it with the exception."""
+        try:
+            async with self._tasks:
+                self.is_running = True
+                started()
+                await self._loop.create_future()
+        finally:
+            self.is_running = False
+            if self._timer is not None:
+                self._timer.cancel()
+
+    # --- facts
+
+    def now(self) -> Seconds:
+        return self._clock()
+
+    def post(self, event: Event) -> None:
+        """Take a fact in; what it orders has been begun when this returns.
+
+        Raises what `step` raises, to the poster; the state is then as it was. A fact posted from within
+        a step waits its turn.
+        """
+        self._inbox.append(event)
+        if self._is_stepping:
+            return
+        self._is_stepping = True
+        try:
+            while self._inbox:
+                self._step(self._inbox.popleft())
+        finally:
+            self._is_stepping = False
+            self._arm()
+            self._tell_watchers()
+
+    def ask(self, event: RequestArrived) -> asyncio.Future[ResidentId]:
+        """Post a request; the future is the grant, or raises Refused. The poster owes a RequestEnded."""
+        future: asyncio.Future[ResidentId] = self._loop.create_future()
+        self._waiters[event.request] = future
+        try:
+            self.post(event)
+        except BaseException:
+            del self._waiters[event.request]
+            raise
+        return future
+
+    def forget(self, request: RequestId) -> None:
+        """The request is over, however it went."""
+        waiter = self._waiters.pop(request, None)
+        if waiter is not None:
+            waiter.cancel()
+        self._revoked.pop(request, None)
+
+    def revocation(self, request: RequestId) -> RevokeLease | None:
+        """Why the lease of this request was revoked, if it was."""
+        return self._revoked.get(request)
+
+    def next_change(self) -> asyncio.Future[None]:
+        """Done after the next step."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._watchers.append(future)
+        return future
+
+    def spawn(self, work: Coroutine[object, object, None], name: str) -> None:
+        """Run this in the background, owned by the engine."""
+        self._tasks.create_task(work, name=name)
+
+    # --- inside
+
+    def _step(self, event: Event) -> None:
+        before = self.state
+        self.state, commands = step(before, event)
+        self.journal.record(before, event, self.state, commands)
+        for command in commands:
+            self._perform(command)
+
+    def _perform(self, command: Command) -> None:
+        match command:
+            case StartWorker():
+                self._tasks.create_task(self._start(command), name=f"load {command.variant.name}")
+            case StopWorker():
+                self._tasks.create_task(self._stop(command.resident), name=f"unload {command.resident}")
+            case MeasureMemory():
+                self._tasks.create_task(self._measure(), name="measure memory")
+            case GrantLease(request, resident):
+                waiter = self._waiters.pop(request, None)
+                if waiter is not None and not waiter.done():
+                    waiter.set_result(resident)
+            case RefuseRequest(request):
+                waiter = self._waiters.pop(request, None)
+                if waiter is not None and not waiter.done():
+                    waiter.set_exception(Refused(command))
+            case RevokeLease(request):
+                self._revoked[request] = command
+            case _:
+                assert_never(command)
+
+    async def _start(self, command: StartWorker) -> None:
+        resident = command.resident
+        began = self._clock()
+        pci = tuple(d.pci or d.id for d in self.state.devices if d.id in command.placement.devices)
+
+        def progressed(fraction: float) -> None:
+            self.post(LoadProgressed(self._clock(), resident, fraction))
+
+        try:
+            await self._workers.start(resident, command.variant, command.placement, pci, progressed)
+        except WorkerFailed as failure:
+            self._worker_died(resident, failure)
+        else:
+            self.records[resident] = Record(load_s=self._clock() - began)
+            self.post(WorkerLoaded(self._clock(), resident))
+            if not self.state.is_measuring:
+                await self._measure()  # what it really took: shown, and promised from now on
+
+    async def _stop(self, resident: ResidentId) -> None:
+        before = await self._read()
+        await self._workers.stop(resident)
+        await self._settle(resident, before)
+        self.records.pop(resident, None)
+        self.post(WorkerGone(self._clock(), resident))
+
+    async def _settle(self, resident: ResidentId, before: tuple[Device, ...]) -> None:
+        """Wait until the GPUs show free what the worker held; the host shows it at once."""
+        awaited: dict[DeviceId, Bytes] = {}
+        for device in before:
+            held = dict(device.held).get(resident, 0)
+            if device.kind is DeviceKind.GPU and held:
+                awaited[device.id] = device.free + int(SETTLED * held)
+        deadline = self._clock() + SETTLE_LIMIT
+        while awaited and self._clock() < deadline:
+            free = {device.id: device.free for device in await self._read()}
+            if all(free.get(device, 0) >= size for device, size in awaited.items()):
+                return
+            await asyncio.sleep(SETTLE_EVERY)
+        if awaited:
+            log.warning("memory of an ended worker was not seen free", resident=resident, waited_s=SETTLE_LIMIT)
+
+    async def _measure(self) -> None:
+        devices = await self._read()
+        self.post(MemoryMeasured(self._clock(), devices))
+
+    async def _read(self) -> tuple[Device, ...]:
+        async with self._measuring:
+            return await asyncio.to_thread(self._memory.measure, dict(self._workers.pids()))
+
+    def _worker_died(self, resident: ResidentId, failure: WorkerFailed) -> None:
+        self.post(WorkerDied(self._clock(), resident, failure.death, failure.reason))
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = eviction.next_deadline(self.state)
+        if deadline is not None:
+            self._timer = self._loop.call_later(max(0.0, deadline - self._clock()), self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        self.spawn(self._time_passed(), "timer")
+
+    async def _time_passed(self) -> None:
+        self.post(TimerFired(self._clock()))
+
+    def _tell_watchers(self) -> None:
+        watchers, self._watchers = self._watchers, []
+        for watcher in watchers:
+            if not watcher.done():
+                watcher.set_result(None)

@@ -1,0 +1,329 @@
+"""What the API calls: answers under a lease, loading and unloading by name, and what to show.
+
+Resolves names, posts requests to the engine and owes it their end; holds no policy. Errors leave here
+as `swapd.errors`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final, Self, assert_never
+
+import structlog
+
+from swapd.core import queueing
+from swapd.core.messages import PinsChanged, Refusal, RefuseRequest, RequestArrived, RequestEnded, UnloadRequested
+from swapd.core.model import RequestId, ResidentId, VariantId
+from swapd.errors import (
+    DoesNotFit,
+    ModelNotFound,
+    ModelUnusable,
+    Overloaded,
+    Stopping,
+    SwapdError,
+    Unloaded,
+    WorkerCrashed,
+    WorkerFailed,
+)
+from swapd.generation import Chunk, Ending, GenerationRequest, Sampling
+from swapd.runtime.engine import Engine, Record, Refused
+from swapd.runtime.ports import Catalog, Workers
+from swapd.runtime.status import ResidentStatus, Show
+from swapd.served import Model
+from swapd.units import Seconds
+
+TELL_EVERY: Final[Seconds] = 5.0
+"""A waiting caller is told its place at least so often."""
+RESCAN_AFTER: Final[Seconds] = 2.0
+"""An unknown name makes us look at the folders again, but not more often than this."""
+
+
+log = structlog.get_logger("swapd")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request for an answer, as a dialect understood it.
+
+    Sampling values that `request` leaves None come from the model's options, then from `defaults`.
+    """
+
+    model: str
+    request: GenerationRequest
+    defaults: Sampling
+    keep_alive: Seconds | None = None
+    priority: int | None = None
+    session: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a waiting caller is told; `fraction` of the load, when one is under way."""
+
+    status: str
+    position: int
+    fraction: float | None
+
+
+Watch = Callable[[Progress], Awaitable[None]]
+Answering = AsyncGenerator[Chunk | Ending, None]
+
+
+class Answer:
+    """An answer under its lease: chunks, and an Ending last. The first item is there already."""
+
+    def __init__(
+        self, model: Model, placement: str, queued_s: Seconds, load_s: Seconds, first: Chunk | Ending, rest: Answering
+    ) -> None:
+        self.model, self.placement, self.queued_s, self.load_s = model, placement, queued_s, load_s
+        self._first: Chunk | Ending | None = first
+        self._rest = rest
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Chunk | Ending:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        return await anext(self._rest)
+
+
+class Gateway:
+    def __init__(
+        self, engine: Engine, workers: Workers, catalog: Catalog, reload: Callable[[], Awaitable[None]]
+    ) -> None:
+        self.reload = reload
+        """Re-read the configuration. Raises InvalidConfig."""
+        self._engine, self._workers, self._catalog = engine, workers, catalog
+        self._ids = itertools.count(1)
+        self._pins: dict[str, bool] = {}
+        self._show = Show(engine, workers)
+        self._scanned_at = engine.now()
+        self._tell_pins()
+
+    # --- answers
+
+    @contextlib.asynccontextmanager
+    async def generate(self, ask: Ask, watch: Watch | None = None) -> AsyncIterator[Answer]:
+        """Hold a lease and answer under it; leaving early frees the slot at once.
+
+        Entered when the first item is there, so that whatever goes wrong before anything could be sent
+        raises here: ModelNotFound, ModelUnusable, DoesNotFit, Overloaded, Stopping, ContextLengthExceeded,
+        InvalidRequest, WorkerCrashed (after one retry). Later errors raise from the iteration.
+        """
+        model = await self.find(ask.model)
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                answer = await stack.enter_async_context(self._attempt(ask, model, watch))
+            except WorkerCrashed:  # nothing was sent yet, so once more
+                answer = await stack.enter_async_context(self._attempt(ask, model, watch))
+            yield answer
+
+    @contextlib.asynccontextmanager
+    async def _attempt(self, ask: Ask, model: Model, watch: Watch | None) -> AsyncIterator[Answer]:
+        entry, engine = model.entry, self._engine
+        asked = engine.now()
+        lease = self._lease(
+            model,
+            keep_alive=ask.keep_alive,
+            priority=entry.priority if ask.priority is None else ask.priority,
+            watch=watch,
+        )
+        async with lease as (request_id, resident):
+            granted = engine.now()
+            load_s = engine.records[resident].load_s if self._was_loaded_for(resident, asked) else 0.0
+            wanted = ask.request
+            request = replace(
+                wanted,
+                id=str(request_id),
+                sampling=wanted.sampling.over(entry.sampling).over(ask.defaults),
+                max_tokens=entry.max_tokens if wanted.max_tokens is None else wanted.max_tokens,
+                stop=wanted.stop or entry.stop,
+            )
+            async with contextlib.aclosing(self._answer(model, request, resident)) as items:
+                first = await anext(items)
+                placement = str(engine.state.residents[resident].placement)
+                yield Answer(model, placement, granted - asked, load_s, first, items)
+
+    async def _answer(self, model: Model, request: GenerationRequest, resident: ResidentId) -> Answering:
+        record = self._engine.records.get(resident, Record())
+        record.requests += 1
+        async with contextlib.aclosing(self._workers.generate(resident, request)) as items:
+            try:
+                async for item in items:
+                    if isinstance(item, Chunk):
+                        record.tokens += item.tokens
+                    yield item
+            except WorkerFailed as failure:
+                revoked = self._engine.revocation(RequestId(request.id))
+                if revoked is not None and revoked.refusal is Refusal.UNLOADED:
+                    raise Unloaded(model.name) from failure
+                raise WorkerCrashed(model.name, failure.reason) from failure
+
+    def _was_loaded_for(self, resident: ResidentId, asked: Seconds) -> bool:
+        loaded_at = self._engine.state.residents[resident].loaded_at
+        return loaded_at is not None and loaded_at >= asked
+
+    @contextlib.asynccontextmanager
+    async def _lease(
+        self,
+        model: Model,
+        *,
+        keep_alive: Seconds | None,
+        priority: int = 0,
+        slotless: bool = False,
+        gpu_layers: int | None = None,
+        watch: Watch | None = None,
+    ) -> AsyncIterator[tuple[RequestId, ResidentId]]:
+        """The right to one slot (or, slotless, the wish to have it loaded) for as long as the block runs."""
+        assert model.variant is not None
+        request = RequestId(f"r{next(self._ids)}")
+        engine = self._engine
+        granted = engine.ask(
+            RequestArrived(
+                engine.now(),
+                request,
+                model.variant,
+                keep_alive,
+                model.entry.keep_alive,
+                priority,
+                slotless,
+                gpu_layers,
+            )
+        )
+        try:
+            try:
+                resident = await self._wait(request, granted, watch)
+            except Refused as refused:
+                raise _error(model, refused.command) from None
+            yield request, resident
+        finally:  # synchronous, so that no cancellation can lose it
+            engine.forget(request)
+            engine.post(RequestEnded(engine.now(), request))
+
+    async def _wait(self, request: RequestId, granted: asyncio.Future[ResidentId], watch: Watch | None) -> ResidentId:
+        engine = self._engine
+        told, told_at = None, -TELL_EVERY
+        while watch is not None and not granted.done():
+            place = queueing.place(engine.state, request)
+            if place is not None and (place != told or engine.now() - told_at >= TELL_EVERY):
+                told, told_at = place, engine.now()
+                await watch(Progress(place.reason, place.position, place.fraction))
+            news: list[asyncio.Future[Any]] = [granted, engine.next_change()]
+            await asyncio.wait(news, timeout=TELL_EVERY, return_when=asyncio.FIRST_COMPLETED)
+        return await granted
+
+    # --- names
+
+    def models(self) -> tuple[Model, ...]:
+        return self._catalog.models()
+
+    async def find(self, name: str) -> Model:
+        """The usable model of that name, looking at the folders again if it is unknown."""
+        try:
+            model = self._catalog.resolve(name)
+        except (ModelNotFound, ModelUnusable):
+            if self._engine.now() - self._scanned_at < RESCAN_AFTER:
+                raise
+            await self.rescan()
+            model = self._catalog.resolve(name)
+        assert model.variant is not None
+        return model
+
+    async def rescan(self) -> None:
+        self._scanned_at = self._engine.now()
+        await asyncio.to_thread(self._catalog.scan)
+        self._tell_pins()
+
+    # --- by hand
+
+    async def load(
+        self, name: str, keep_alive: Seconds | None = None, gpu_layers: int | None = None, watch: Watch | None = None
+    ) -> ResidentStatus:
+        """Returns when it is ready."""
+        model = await self.find(name)
+        lease = self._lease(model, keep_alive=keep_alive, slotless=True, gpu_layers=gpu_layers, watch=watch)
+        async with lease as (_, resident):
+            return self._show.resident(self._engine.state.residents[resident])
+
+    def load_soon(
+        self, name: str, keep_alive: Seconds | None = None, gpu_layers: int | None = None, *, why: str = "asked"
+    ) -> None:
+        """As `load`, without waiting; a refusal is only logged."""
+
+        async def load() -> None:
+            try:
+                await self.load(name, keep_alive, gpu_layers)
+            except SwapdError as error:
+                log.warning("cannot load", model=name, why=why, reason=error.message)
+
+        self._engine.spawn(load(), f"load {name}")
+
+    def preload(self) -> None:
+        """Begin to load what the configuration wants loaded from the start."""
+        for model in self.models():
+            if model.entry.preload and model.variant is not None:
+                self.load_soon(model.name, why="preload")
+
+    async def unload(self, name: str, force: bool = False, wait: bool = True) -> bool:
+        """False: it was not loaded. `wait`: until its memory is free."""
+        model = await self.find(name)
+        assert model.variant is not None
+        variant = model.variant.id
+        engine = self._engine
+        leaving = {r.id for r in engine.state.residents.values() if r.variant.id == variant}
+        engine.post(UnloadRequested(engine.now(), variant, force))
+        while wait and leaving & engine.state.residents.keys():
+            await engine.next_change()
+        return bool(leaving)
+
+    async def pin(self, name: str) -> None:
+        self._pins[(await self.find(name)).name] = True
+        self._tell_pins()
+
+    async def unpin(self, name: str) -> None:
+        self._pins[(await self.find(name)).name] = False
+        self._tell_pins()
+
+    def _tell_pins(self) -> None:
+        pins: set[VariantId] = set()
+        for model in self._catalog.models():
+            if model.variant is not None and self._pins.get(model.name, model.entry.pin):
+                pins.add(model.variant.id)
+        self._engine.post(PinsChanged(self._engine.now(), frozenset(pins)))
+
+    # --- to show
+
+    def residents(self) -> tuple[ResidentStatus, ...]:
+        return tuple(self._show.resident(resident) for resident in self._engine.state.residents.values())
+
+    def status(self) -> dict[str, object]:
+        """The document of GET /swapd/status."""
+        return self._show.document()
+
+    def is_healthy(self) -> bool:
+        return self._engine.is_running
+
+
+def _error(model: Model, command: RefuseRequest) -> SwapdError:
+    """What a refusal means to the caller."""
+    match command.refusal:
+        case Refusal.DOES_NOT_FIT:
+            return DoesNotFit(model.name, command.device, command.needed, command.available, command.pinned)
+        case Refusal.UNUSABLE:
+            return ModelUnusable(model.name, command.reason)
+        case Refusal.CRASHED:
+            return WorkerCrashed(model.name, command.reason)
+        case Refusal.OVERLOADED:
+            return Overloaded(command.reason)
+        case Refusal.STOPPING:
+            return Stopping()
+        case Refusal.UNLOADED:
+            return Unloaded(model.name)
+        case _:
+            assert_never(command.refusal)

@@ -1,0 +1,65 @@
+"""What the shell needs from the outside, as Protocols: the composition root plugs in the real ones.
+
+Nothing here decides; nothing here knows llama.cpp, NVML or HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Protocol
+
+from swapd.core.model import Device, Placement, ResidentId, Variant
+from swapd.errors import WorkerFailed
+from swapd.generation import Chunk, Ending, GenerationRequest
+from swapd.served import Model
+
+
+class Workers(Protocol):
+    """The parent's end of all workers."""
+
+    async def start(
+        self,
+        resident: ResidentId,
+        variant: Variant,
+        placement: Placement,
+        pci: tuple[str, ...],
+        progressed: Callable[[float], None],
+    ) -> None:
+        """Load the variant in a worker of its own; `progressed` gets fractions. Raises WorkerFailed."""
+
+    async def stop(self, resident: ResidentId) -> None:
+        """Terminate, kill after a grace, reap. Safe at any time and twice; returns when the process is gone."""
+
+    def generate(self, resident: ResidentId, request: GenerationRequest) -> AsyncGenerator[Chunk | Ending, None]:
+        """The answer, an Ending last. Closing the iterator early frees the slot at the next token.
+
+        Raises ContextLengthExceeded, InvalidRequest, WorkerFailed.
+        """
+
+    def pids(self) -> Mapping[ResidentId, int]:
+        """Of every live worker that has, or is getting, a model."""
+
+    def notify_deaths(self, died: Callable[[ResidentId, WorkerFailed], None]) -> None:
+        """Call this when a loaded worker dies that nobody stopped."""
+
+
+class Memory(Protocol):
+    def measure(self, workers: Mapping[ResidentId, int]) -> tuple[Device, ...]:
+        """Every device of this machine, now. May block for milliseconds: called in a thread, one call at a time."""
+
+
+class Clock(Protocol):
+    def __call__(self) -> float:
+        """Seconds that never fall."""
+
+
+class Catalog(Protocol):
+    """The models this host knows; a scan may take long and runs in a thread."""
+
+    def scan(self) -> None: ...
+
+    def models(self) -> tuple[Model, ...]:
+        """All, by name, unusable and shadowed ones too."""
+
+    def resolve(self, name: str) -> Model:
+        """The model that a name, alias or task stands for. Raises ModelNotFound, ModelUnusable."""

@@ -1,0 +1,188 @@
+"""Messages between the daemon and a worker, and their framing; both ends import this page.
+
+One worker speaks over one stream socket. A frame is a 4-byte little-endian length and a msgpack body.
+End of file on either end means that the other is gone.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, TypeAlias
+
+import msgspec
+
+from swapd.generation import Ending, GenerationRequest
+from swapd.units import Bytes, Seconds, Tokens
+
+MAX_FRAME: Final[Bytes] = 256 * 2**20
+_HEAD = struct.Struct("<I")
+
+
+class _Frame(msgspec.Struct, frozen=True, tag=True):
+    pass
+
+
+# --- daemon -> worker
+
+
+class Load(_Frame, frozen=True, tag=True):
+    """Load this model; answered by Progress and then Loaded or LoadFailed. Sent once."""
+
+    path: str
+    """First file of a split model."""
+    context: Tokens
+    """Per slot."""
+    slots: int
+    gpu_layers: int
+    """As llama.cpp counts them: repeating layers and one for the output; 0 is CPU only."""
+    devices: tuple[str, ...]
+    """PCI ids (`0000:01:00.0`) of the cards to use, or ggml device names; empty: none."""
+    micro_batch: Tokens
+    kv_type: str
+    flash_attention: bool | None
+    """None: llama.cpp decides."""
+    threads: int
+
+
+class Generate(_Frame, frozen=True, tag=True):
+    request: GenerationRequest
+
+
+class Stop(_Frame, frozen=True, tag=True):
+    """End this answer; its slot is free at the next token. Unknown ids are fine (it ended by itself)."""
+
+    request: str
+
+
+class SetThreads(_Frame, frozen=True, tag=True):
+    threads: int
+
+
+class Ping(_Frame, frozen=True, tag=True):
+    pass
+
+
+# --- worker -> daemon
+
+
+class Started(_Frame, frozen=True, tag=True):
+    """Imports done, no model and no GPU context yet: a spare."""
+
+    pid: int
+    build: str
+    """llama.cpp's version, for keys of whatever depends on it."""
+
+
+class Progress(_Frame, frozen=True, tag=True):
+    fraction: float
+
+
+class Loaded(_Frame, frozen=True, tag=True):
+    layers: int
+    """As `Load.gpu_layers` counts them."""
+    gpu_layers: int
+    context: Tokens
+    """Per slot, as llama.cpp made it."""
+    slots: int
+    seconds: Seconds
+    template: str
+    """Whose chat template answers: "model" or, where the file has none, "chatml"."""
+
+
+class LoadFailed(_Frame, frozen=True, tag=True):
+    """The process stays, empty and useless; the daemon ends it."""
+
+    out_of_memory: bool
+    reason: str
+
+
+class Piece(msgspec.Struct, frozen=True, array_like=True):
+    request: str
+    text: str
+    tokens: Tokens
+
+
+class Pieces(_Frame, frozen=True, tag=True):
+    """All that one decode step gave, of every slot: one frame a step keeps the cost per token small."""
+
+    pieces: tuple[Piece, ...]
+
+
+class Finished(_Frame, frozen=True, tag=True):
+    """The last frame of a request."""
+
+    request: str
+    ending: Ending
+
+
+class Failed(_Frame, frozen=True, tag=True):
+    """The last frame of a request that cannot be served; the worker goes on."""
+
+    request: str
+    code: str
+    """"context_length_exceeded" or "invalid_request"."""
+    message: str
+    prompt: Tokens = 0
+    context: Tokens = 0
+
+
+class Pong(_Frame, frozen=True, tag=True):
+    pass
+
+
+ToWorker: TypeAlias = Load | Generate | Stop | SetThreads | Ping
+FromWorker: TypeAlias = Started | Progress | Loaded | LoadFailed | Pieces | Finished | Failed | Pong
+
+_encoder = msgspec.msgpack.Encoder()
+_to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
+_from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
+
+
+class WireError(Exception):
+    """The other end sent what no swapd sends."""
+
+
+def encode(message: ToWorker | FromWorker) -> bytes:
+    body = _encoder.encode(message)
+    return _HEAD.pack(len(body)) + body
+
+
+class Frames:
+    """Cuts a byte stream into frame bodies: `feed` what was read, iterate what is whole."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Whole bodies, oldest first. Raises WireError."""
+        buffer = self._buffer
+        buffer += data
+        bodies: list[bytes] = []
+        start = 0
+        while len(buffer) - start >= _HEAD.size:
+            (length,) = _HEAD.unpack_from(buffer, start)
+            if length > MAX_FRAME:
+                raise WireError(f"a frame of {length} bytes; the limit is {MAX_FRAME}")
+            end = start + _HEAD.size + length
+            if len(buffer) < end:
+                break
+            bodies.append(bytes(buffer[start + _HEAD.size : end]))
+            start = end
+        del buffer[:start]
+        return bodies
+
+
+def decode_to_worker(body: bytes) -> ToWorker:
+    """Raises WireError."""
+    try:
+        return _to_worker.decode(body)
+    except msgspec.MsgspecError as error:
+        raise WireError(str(error)) from error
+
+
+def decode_from_worker(body: bytes) -> FromWorker:
+    """Raises WireError."""
+    try:
+        return _from_worker.decode(body)
+    except msgspec.MsgspecError as error:
+        raise WireError(str(error)) from error

@@ -1,0 +1,132 @@
+"""ggml around llama.cpp: its backends and devices, and what it logs.
+
+Used by `llama`; knows no model. The Python bindings leave these functions out, so they are bound here, from
+the libraries that llama.cpp itself has loaded (another copy of the file would have its own, empty registry).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import sys
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+import llama_cpp.llama_cpp as C  # noqa: N812
+
+_WARN, _ERROR, _CONTINUED = 3, 4, 5
+_KEPT = 40
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|(failed|unable|cannot) to (re)?allocate|cannot allocate|alloc\w* .*failed", re.IGNORECASE
+)
+_FUNCTION = re.compile(r"^(\w+: )+(error loading model: )?(llama_model_loader: )?")
+_SAYS_NOTHING = re.compile(r"failed to load model|failed to read header|failed to create context")
+_FOR_PEOPLE = (
+    (re.compile(r"invalid magic"), "it is no GGUF file"),
+    (re.compile(r"not within the file bounds|failed to read"), "the file is cut off"),
+)
+
+
+class _Props(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("description", ctypes.c_char_p),
+        ("memory_free", ctypes.c_size_t),
+        ("memory_total", ctypes.c_size_t),
+        ("type", ctypes.c_int),
+        ("device_id", ctypes.c_char_p),
+        ("caps", ctypes.c_bool * 5),
+    )
+
+
+def _bind(library: str, name: str, result: Any, *arguments: Any) -> Any:
+    function = getattr(ctypes.CDLL(library), name)
+    function.restype, function.argtypes = result, arguments
+    return function
+
+
+_device_count = _bind("libggml.so.0", "ggml_backend_dev_count", ctypes.c_size_t)
+_device_get = _bind("libggml.so.0", "ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+_load_all = _bind("libggml.so.0", "ggml_backend_load_all", None)
+_device_name = _bind("libggml-base.so.0", "ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
+_device_props = _bind("libggml-base.so.0", "ggml_backend_dev_get_props", None, ctypes.c_void_p, ctypes.POINTER(_Props))
+
+
+class Log:
+    """llama.cpp's warnings and errors: passed on to stderr, the last ones kept to explain a failed load."""
+
+    def __init__(self) -> None:
+        self.lines: deque[str] = deque(maxlen=_KEPT)
+        self._level = 0
+        self._callback = C.llama_log_callback(self._heard)  # kept: C calls it as long as the process lives
+        C.llama_log_set(self._callback, None)
+
+    def _heard(self, level: int, text: bytes, _data: Any) -> None:
+        level = self._level = self._level if level == _CONTINUED else level
+        if level not in (_WARN, _ERROR) or not text.strip(b".\n "):
+            return
+        line = text.decode("utf-8", "replace").rstrip()
+        sys.stderr.write(f"llama.cpp: {line}\n")
+        if level == _ERROR:
+            self.lines.append(line)
+
+    def is_out_of_memory(self) -> bool:
+        return any(_OUT_OF_MEMORY.search(line) for line in self.lines)
+
+    def reason(self) -> str:
+        """One line for people: why the load failed."""
+        return explain(self.lines)
+
+
+def explain(lines: Iterable[str]) -> str:
+    """The most telling of llama.cpp's error lines, in front of it what it means where that is known."""
+    told = [_FUNCTION.sub("", line) for line in lines]
+    telling = [line for line in told if not _SAYS_NOTHING.match(line)] or [
+        "llama.cpp cannot load it and does not say why"
+    ]
+    line = next((line for line in telling if _OUT_OF_MEMORY.search(line)), telling[0])
+    meaning = next((meaning for pattern, meaning in _FOR_PEOPLE if pattern.search(line)), None)
+    return f"{meaning} ({line})" if meaning else line
+
+
+def load() -> None:
+    """Register every backend, out-of-tree ones too. Makes no context on any card."""
+    C.llama_backend_init()
+    _load_all()
+
+
+def devices(wanted: Iterable[str]) -> list[int]:
+    """ggml's handles of the cards with these PCI ids or ggml names, in that order. Raises LookupError."""
+    handles: list[int] = [_device_get(index) for index in range(_device_count())]
+    by_name = {_device_name(handle).decode().lower(): handle for handle in handles}
+    return [_device(name, by_name) for name in wanted]
+
+
+def _device(wanted: str, by_name: dict[str, int]) -> int:
+    found = by_name.get(wanted.lower()) or by_name.get(_cuda_name(wanted))
+    if found is None:
+        # Asking a CUDA card for its properties makes a context on it: only cards that nothing cheaper names get here.
+        for handle in by_name.values():
+            props = _Props()
+            _device_props(handle, ctypes.byref(props))
+            if props.device_id and pci_id(props.device_id.decode()) == pci_id(wanted):
+                return handle
+        raise LookupError(f"no device {wanted}; llama.cpp sees {', '.join(sorted(by_name)) or 'none'}")
+    return found
+
+
+def _cuda_name(wanted: str) -> str:
+    """ggml's name of the CUDA card at this PCI address, asked of the driver, which needs no context for it; or ""."""
+    try:
+        ask = ctypes.CDLL("libcuda.so.1").cuDeviceGetByPCIBusId
+    except (OSError, AttributeError):
+        return ""
+    ordinal = ctypes.c_int()
+    return f"cuda{ordinal.value}" if ask(ctypes.byref(ordinal), pci_id(wanted).encode()) == 0 else ""
+
+
+def pci_id(address: str) -> str:
+    """One spelling of a PCI address: lower case, a domain of four digits (NVML writes eight, some write none)."""
+    *domain, bus, device = ["", "", *address.lower().split(":")]
+    return f"{domain[-1][-4:]:0>4}:{bus}:{device}"

@@ -1,0 +1,175 @@
+"""The worker's loop: wait as a spare, load one model, answer until the daemon closes the socket.
+
+Started by `__main__`. Between two decode steps, and at every progress of a load, it listens: end of file there
+means that the daemon is gone, and the process ends at once, wherever it is.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from time import perf_counter
+from typing import Final, NoReturn, assert_never
+
+import llama_cpp.llama_cpp as C  # noqa: N812
+
+from swapd.units import Bytes, Seconds
+from swapd.wire import (
+    Frames,
+    FromWorker,
+    Generate,
+    Load,
+    Loaded,
+    LoadFailed,
+    Ping,
+    Pong,
+    Progress,
+    SetThreads,
+    Started,
+    Stop,
+    ToWorker,
+    WireError,
+    decode_to_worker,
+    encode,
+)
+from swapd.worker import backends
+from swapd.worker.chat import ChatTemplate
+from swapd.worker.lifeline import leave
+from swapd.worker.llama import CannotLoad, Context, Model
+from swapd.worker.prompts import Reader
+from swapd.worker.slots import Slots, failed
+
+_READ: Final[Bytes] = 2**20
+_PROGRESS_STEP: Final = 0.01
+_PROGRESS_PAUSE: Final[Seconds] = 0.05
+_FATAL: Final = 70
+
+
+class Channel:
+    """The socket to the daemon. Ends the process when the other end is closed."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._frames = Frames()
+        self._heard: list[ToWorker] = []
+
+    def send(self, *messages: FromWorker) -> None:
+        if not messages:
+            return
+        try:
+            self._socket.sendall(b"".join(map(encode, messages)))
+        except OSError:
+            leave()
+
+    def listen(self, wait: bool) -> None:
+        """Read what has arrived; with `wait`, until something has. Raises WireError."""
+        try:
+            data = self._socket.recv(_READ, 0 if wait else socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            leave()
+        if not data:
+            leave()
+        self._heard += map(decode_to_worker, self._frames.feed(data))
+
+    def take(self, wait: bool) -> list[ToWorker]:
+        """What has arrived, oldest first; with `wait`, at least a part of something. Raises WireError."""
+        self.listen(wait and not self._heard)
+        heard, self._heard = self._heard, []
+        return heard
+
+    def answer_pings(self) -> None:
+        """During a load, when everything else must wait. Raises WireError."""
+        self.listen(wait=False)
+        others: list[ToWorker] = [message for message in self._heard if not isinstance(message, Ping)]
+        self.send(*[Pong()] * (len(self._heard) - len(others)))
+        self._heard = others
+
+
+def main(connection: socket.socket) -> NoReturn:
+    """Ends with the daemon, or by a fatal error with a line on stderr."""
+    try:
+        Worker(Channel(connection)).run()
+    except Exception as error:
+        sys.stderr.write(f"worker {os.getpid()}: cannot go on: {type(error).__name__}: {error}\n")
+        sys.stderr.flush()
+        os._exit(_FATAL)
+
+
+class Worker:
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._log = backends.Log()
+        self._slots: Slots | None = None
+        self._context: Context | None = None
+        self._told_fraction, self._told_at = 0.0, 0.0
+
+    def run(self) -> NoReturn:
+        backends.load()
+        self._channel.send(Started(os.getpid(), C.llama_version().decode()))
+        while True:
+            is_busy = self._slots is not None and self._slots.is_busy
+            for message in self._channel.take(wait=not is_busy):
+                self._obey(message)
+            if self._slots is not None and self._slots.is_busy:
+                self._channel.send(*self._slots.step())
+
+    def _obey(self, message: ToWorker) -> None:
+        match message:
+            case Load():
+                self._load(message)
+            case Generate(request):
+                try:
+                    if self._slots is None:
+                        raise WireError("no model is loaded")
+                    self._slots.admit(request)
+                except Exception as error:  # one request's trouble is not the others'
+                    self._channel.send(failed(request.id, error))
+            case Stop(request):
+                if self._slots is not None:
+                    self._channel.send(*self._slots.stop(request))
+            case SetThreads(threads):
+                if self._context is not None:
+                    self._context.set_threads(threads)
+            case Ping():
+                self._channel.send(Pong())
+            case _:
+                assert_never(message)
+
+    def _load(self, load: Load) -> None:
+        if self._slots is not None:
+            raise WireError("Load is sent once")
+        began = perf_counter()
+        try:
+            model = Model(load, self._progress, self._log)
+            try:
+                context = model.context(load, self._log)
+            except CannotLoad:
+                model.close()
+                raise
+        except CannotLoad as error:
+            self._channel.send(LoadFailed(error.out_of_memory, str(error)))
+            return
+        vocabulary = model.vocabulary
+        template = ChatTemplate(model.template, vocabulary.bos_text, vocabulary.eos_text)
+        self._context = context
+        self._slots = Slots(model, context, Reader(vocabulary, template, context.length))
+        self._channel.send(
+            Loaded(
+                layers=model.layers,
+                gpu_layers=model.gpu_layers,
+                context=context.length,
+                slots=context.slots,
+                seconds=perf_counter() - began,
+                template=template.source,
+            )
+        )
+
+    def _progress(self, fraction: float) -> None:
+        self._channel.answer_pings()
+        now = perf_counter()
+        if fraction - self._told_fraction >= _PROGRESS_STEP or now - self._told_at >= _PROGRESS_PAUSE:
+            self._told_fraction, self._told_at = fraction, now
+            self._channel.send(Progress(fraction))

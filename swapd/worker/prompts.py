@@ -1,0 +1,102 @@
+"""What a request asks the model to read: its tokens, and how much of them a slot already holds.
+
+Used by `slots`. Knows templates and vocabularies, no cache and no batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from swapd.errors import ContextLengthExceeded, InvalidRequest
+from swapd.generation import GenerationRequest
+from swapd.units import Tokens
+from swapd.worker.chat import CHATML_END, ChatTemplate
+from swapd.worker.llama import Vocabulary
+
+WORTH_KEEPING: Final = 10
+"""A slot is chosen for its prefix if that is at least a tenth of the prompt: a shared greeting is no reason to
+overwrite somebody's long conversation while an older slot is free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    tokens: list[int]
+    text: str
+    """For echo."""
+    stops: tuple[str, ...]
+
+
+class Reader:
+    """Turns requests into prompts for one model."""
+
+    def __init__(self, vocabulary: Vocabulary, template: ChatTemplate, context: Tokens) -> None:
+        self._vocabulary, self._template, self._context = vocabulary, template, context
+        self._chat_stops = (CHATML_END,) if template.source == "chatml" and not self._ends(CHATML_END) else ()
+
+    def read(self, request: GenerationRequest) -> Prompt:
+        """Raises InvalidRequest, ContextLengthExceeded."""
+        vocabulary = self._vocabulary
+        stops = request.stop
+        if request.messages:
+            text = self._template.render(request.messages)
+            has_bos = bool(vocabulary.bos_text) and text.startswith(vocabulary.bos_text)
+            tokens = vocabulary.tokenize(text, add_special=not has_bos)
+            stops += self._chat_stops
+        elif isinstance(request.prompt, str):
+            text = request.prompt
+            tokens = vocabulary.tokenize(text, add_special=True)
+        else:
+            tokens = list(request.prompt)
+            unknown = next((token for token in tokens if not 0 <= token < vocabulary.size), None)
+            if unknown is not None:
+                raise InvalidRequest(
+                    f"cannot read the prompt: {unknown} is no token of this model (0 to {vocabulary.size - 1})",
+                    "prompt",
+                )
+            text = b"".join(vocabulary.pieces[token] or b"" for token in tokens).decode("utf-8", "replace")
+        if not tokens and vocabulary.bos is not None:
+            tokens = [vocabulary.bos]
+        if not tokens:
+            raise InvalidRequest("the prompt is empty", "prompt")
+        if len(tokens) >= self._context:
+            raise ContextLengthExceeded(len(tokens), self._context)
+        return Prompt(tokens, text, stops)
+
+    def _ends(self, marker: str) -> bool:
+        """Whether this text is one token that ends an answer."""
+        tokens = self._vocabulary.tokenize(marker, add_special=False)
+        return len(tokens) == 1 and self._vocabulary.pieces[tokens[0]] is None
+
+
+def common_prefix(one: Sequence[int], other: Sequence[int]) -> Tokens:
+    """How many tokens both begin with. Both of one type, for slices compare in C."""
+    low, high = 0, min(len(one), len(other)) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def reusable(held: Sequence[int], prompt: Sequence[int], can_trim: bool) -> Tokens:
+    """How many of `prompt` need not be evaluated in a slot that holds `held`; never its last one.
+
+    A model that cannot trim can only go on from all that the slot holds.
+    """
+    shared = common_prefix(held, prompt)
+    if can_trim:
+        return min(shared, len(prompt) - 1)
+    return shared if shared == len(held) < len(prompt) else 0
+
+
+def choose(slots: Sequence[tuple[Sequence[int], int]], prompt: Sequence[int], can_trim: bool) -> tuple[int, Tokens]:
+    """Of free slots (held tokens, when last used): index of the best for `prompt`, and what it can reuse there."""
+    shared = [reusable(held, prompt, can_trim) for held, _ in slots]
+    best = max(range(len(slots)), key=lambda index: (shared[index], -slots[index][1]))
+    if shared[best] * WORTH_KEEPING < len(prompt):
+        best = min(range(len(slots)), key=lambda index: slots[index][1])
+    return best, shared[best]

@@ -1,0 +1,244 @@
+"""Continuous batching: the decode steps and prefill chunks of all slots in one batch, step by step.
+
+Used by `child`, which feeds requests and stops between steps and sends what a step gives. No socket, no clock but
+the one that measures.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Final
+
+from swapd.generation import Ending, GenerationRequest, StopReason, Usage
+from swapd.units import Seconds, Tokens
+from swapd.wire import Failed, Finished, FromWorker, Piece, Pieces
+from swapd.worker.llama import Context, Model
+from swapd.worker.prompts import Prompt, Reader, choose
+from swapd.worker.sampling import Sampler
+from swapd.worker.text import Text
+
+PREFILL_BESIDE: Final[Tokens] = 256
+"""Prompt tokens in one step while answers are running: they wait for it."""
+
+
+class DecodeError(Exception):
+    """llama.cpp cannot go on; neither can this process."""
+
+
+@dataclass(slots=True)
+class _Answer:
+    """A request in a slot."""
+
+    request: GenerationRequest
+    prompt: Prompt
+    sampler: Sampler
+    text: Text
+    limit: Tokens
+    cached: Tokens
+    began: Seconds
+    answering: Seconds | None = None
+    """When the prompt was evaluated."""
+    last: int = 0
+    """The token drawn last, not yet in the sequence."""
+    completion: Tokens = 0
+
+    def usage(self, now: Seconds) -> Usage:
+        turn = now if self.answering is None else self.answering
+        return Usage(len(self.prompt.tokens), self.cached, self.completion, turn - self.began, now - turn)
+
+
+@dataclass(slots=True)
+class _Slot:
+    sequence: int
+    held: list[int] = field(default_factory=list)
+    """The tokens whose keys and values the sequence holds."""
+    used: int = 0
+    answer: _Answer | None = None
+
+
+@dataclass(slots=True)
+class _Part:
+    """What one slot gives to one batch."""
+
+    slot: _Slot
+    answer: _Answer
+    tokens: list[int]
+    row: int
+    has_logits: bool
+
+
+class Slots:
+    """All requests of one model: those in slots and, oldest first, those waiting for one."""
+
+    def __init__(self, model: Model, context: Context, reader: Reader) -> None:
+        self._model, self._context, self._reader = model, context, reader
+        self._slots = [_Slot(sequence) for sequence in range(context.slots)]
+        self._waiting: deque[tuple[GenerationRequest, Prompt]] = deque()
+        self._grants = 0
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._waiting) or any(slot.answer for slot in self._slots)
+
+    def admit(self, request: GenerationRequest) -> None:
+        """Queue it. Raises InvalidRequest, ContextLengthExceeded."""
+        self._waiting.append((request, self._reader.read(request)))
+
+    def stop(self, request: str) -> list[FromWorker]:
+        """Its last frame, or nothing if it has already ended."""
+        for waiting in self._waiting:
+            if waiting[0].id == request:
+                self._waiting.remove(waiting)
+                usage = Usage(prompt=len(waiting[1].tokens))
+                return [Finished(request, Ending(StopReason.CANCELLED, usage))]
+        for slot in self._slots:
+            if slot.answer is not None and slot.answer.request.id == request:
+                return [self._end(slot, slot.answer, StopReason.CANCELLED)]
+        return []
+
+    def step(self) -> list[FromWorker]:
+        """Decode one batch; what it gave, as frames to send. Raises DecodeError."""
+        pieces: list[Piece] = []
+        frames: list[FromWorker] = []
+        self._grant(pieces, frames)
+        parts = self._fill()
+        if parts:
+            status = self._context.decode()
+            if status == 1:
+                frames.append(self._make_room(parts))
+            elif status != 0:
+                raise DecodeError(f"llama.cpp cannot decode a batch of {len(parts)} slots: error {status}")
+            else:
+                self._collect(parts, pieces, frames)
+        return [Pieces(tuple(pieces)), *frames] if pieces else frames
+
+    def _grant(self, pieces: list[Piece], frames: list[FromWorker]) -> None:
+        while self._waiting and (free := [slot for slot in self._slots if slot.answer is None]):
+            request, prompt = self._waiting.popleft()
+            index, reuse = choose([(slot.held, slot.used) for slot in free], prompt.tokens, self._model.can_trim)
+            slot = free[index]
+            try:
+                answer = self._begin(slot, request, prompt, reuse)
+            except Exception as error:  # one request's trouble is not the others'
+                frames.append(failed(request.id, error))
+                continue
+            if request.echo and prompt.text:
+                pieces.append(Piece(request.id, prompt.text, 0))
+            slot.answer = answer
+
+    def _begin(self, slot: _Slot, request: GenerationRequest, prompt: Prompt, reuse: Tokens) -> _Answer:
+        began = perf_counter()
+        sampler = Sampler(request.sampling, self._model.vocabulary.size, self._context.length, prompt.tokens)
+        if reuse < len(slot.held) and not self._context.trim(slot.sequence, reuse):
+            reuse = 0
+            self._context.trim(slot.sequence, 0)
+        del slot.held[reuse:]
+        self._grants += 1
+        slot.used = self._grants
+        room = self._context.length - len(prompt.tokens)
+        limit = room if request.max_tokens is None else min(room, request.max_tokens)
+        return _Answer(request, prompt, sampler, Text(prompt.stops), limit, reuse, began)
+
+    def _fill(self) -> list[_Part]:
+        """Put every slot's next tokens into the batch: all decode steps, then fair shares of prompts."""
+        context = self._context
+        context.clear()
+        parts: list[_Part] = []
+        prefilling: list[tuple[Tokens, _Slot, _Answer]] = []
+        for slot in self._slots:
+            answer = slot.answer
+            if answer is None:
+                continue
+            if answer.answering is None:
+                prefilling.append((len(answer.prompt.tokens) - len(slot.held), slot, answer))
+                continue
+            tokens = [answer.last]
+            row = context.add(slot.sequence, tokens, len(slot.held), True)
+            parts.append(_Part(slot, answer, tokens, row, True))
+        room = context.batch_size - len(parts)
+        if parts:
+            room = min(room, PREFILL_BESIDE)
+        prefilling.sort(key=lambda entry: entry[0])  # short prompts leave what they do not need to longer ones
+        for index, (left, slot, answer) in enumerate(prefilling):
+            count = min(left, -(-room // (len(prefilling) - index)))
+            if count == 0:
+                break
+            room -= count
+            start = len(slot.held)
+            tokens = answer.prompt.tokens[start : start + count]
+            row = context.add(slot.sequence, tokens, start, count == left)
+            parts.append(_Part(slot, answer, tokens, row, count == left))
+        return parts
+
+    def _collect(self, parts: list[_Part], pieces: list[Piece], frames: list[FromWorker]) -> None:
+        for part in parts:
+            part.slot.held += part.tokens
+            if not part.has_logits:
+                continue
+            try:
+                ending = self._advance(part, pieces)
+            except Exception as error:  # one request's trouble is not the others'
+                self._release(part.slot, part.answer)
+                ending = failed(part.answer.request.id, error)
+            if ending is not None:
+                frames.append(ending)
+
+    def _advance(self, part: _Part, pieces: list[Piece]) -> FromWorker | None:
+        """Draw a slot's next token; the request's last frame, if it is the last."""
+        answer = part.answer
+        if answer.answering is None:
+            answer.answering = perf_counter()
+            if answer.limit <= 0:
+                return self._end(part.slot, answer, StopReason.LENGTH)
+        token = answer.last = answer.sampler.draw(self._context.pointer, part.row)
+        piece = self._model.vocabulary.pieces[token]
+        reason: StopReason | None = None
+        if piece is None:
+            reason = StopReason.STOP
+        else:
+            answer.completion += 1
+            text, tokens = answer.text.feed(piece)
+            if tokens:
+                pieces.append(Piece(answer.request.id, text, tokens))
+            if answer.text.stop is not None:
+                return self._end(part.slot, answer, StopReason.STOP)
+            if answer.completion >= answer.limit:
+                reason = StopReason.LENGTH
+        if reason is None:
+            return None
+        text, tokens = answer.text.finish()
+        if tokens:
+            pieces.append(Piece(answer.request.id, text, tokens))
+        return self._end(part.slot, answer, StopReason.STOP if answer.text.stop is not None else reason)
+
+    def _make_room(self, parts: list[_Part]) -> FromWorker:
+        """End the request that wanted most of a cache that should have had room: the others go on."""
+        part = max(parts, key=lambda part: len(part.tokens))
+        answer = part.answer
+        if answer.answering is not None:
+            frame: FromWorker = self._end(part.slot, answer, StopReason.LENGTH)
+        else:
+            self._release(part.slot, answer)
+            count, length = len(answer.prompt.tokens), self._context.length
+            message = f"llama.cpp has no room in its cache for a prompt of {count} tokens (context {length})"
+            frame = Failed(answer.request.id, "context_length_exceeded", message, count, length)
+        self._context.trim(part.slot.sequence, 0)
+        part.slot.held.clear()
+        return frame
+
+    def _end(self, slot: _Slot, answer: _Answer, reason: StopReason) -> Finished:
+        self._release(slot, answer)
+        return Finished(answer.request.id, Ending(reason, answer.usage(perf_counter()), answer.text.stop))
+
+    def _release(self, slot: _Slot, answer: _Answer) -> None:
+        slot.answer = None
+        answer.sampler.close()
+
+
+def failed(request: str, error: Exception) -> Failed:
+    """The last frame of a request that `error` ended."""
+    code = getattr(error, "code", "invalid_request")
+    message = getattr(error, "message", None) or f"cannot answer: {type(error).__name__}: {error}"
+    return Failed(request, code, message, getattr(error, "prompt", 0), getattr(error, "context", 0))

@@ -1,0 +1,252 @@
+"""The API's outside for its tests: a gateway that answers by script and keeps its own books."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TypeAlias
+
+import pytest
+from aiohttp import ClientResponse, web
+from aiohttp.test_utils import TestClient, TestServer
+
+from swapd.api.app import GuardSettings, make_app
+from swapd.core.model import Shape, Variant, VariantId
+from swapd.errors import ModelNotFound, ModelUnusable
+from swapd.generation import Chunk, Ending, StopReason, Usage
+from swapd.runtime.gateway import Answer, Ask, Gateway, Progress, Watch
+from swapd.runtime.status import ResidentStatus
+from swapd.served import Model, ModelEntry
+from swapd.units import GiB, MiB, Seconds
+
+Client: TypeAlias = TestClient[web.Request, web.Application]
+Script: TypeAlias = Sequence[Chunk | Ending | Exception | asyncio.Event]
+Serve: TypeAlias = Callable[..., Awaitable[Client]]
+
+ENDING = Ending(StopReason.STOP, Usage(prompt=12, cached=5, completion=2, prompt_s=0.07, completion_s=0.5))
+SHAPE = Shape(
+    architecture="llama",
+    layers=30,
+    embedding=576,
+    heads=9,
+    kv_heads=(3,) * 30,
+    key_length=64,
+    value_length=64,
+    vocabulary=49152,
+    trained_context=8192,
+    weights=98 * MiB,
+)
+
+
+def make_model(name: str, context: int = 4096, entry: ModelEntry | None = None, reason: str = "") -> Model:
+    """A model of the catalog; with a reason, one that cannot be used."""
+    variant = Variant(VariantId(name), name, f"/models/{name}.gguf", SHAPE, context=context, slots=4)
+    return Model(
+        name=name,
+        path=variant.path,
+        size=98 * MiB,
+        modified=1_700_000_000.25,
+        digest="ab" * 32,
+        variant=None if reason else variant,
+        entry=entry or ModelEntry(),
+        reason=reason,
+        family="llama",
+        parameters=134_515_008,
+        quantization="Q4_1",
+    )
+
+
+class ScriptedGateway(Gateway):
+    """Answers every ask with `script`; what an Event in it stands for is waited for."""
+
+    def __init__(self) -> None:
+        known = [
+            make_model("tiny"),
+            make_model("org/big:7b", entry=ModelEntry(aliases=("chat",))),
+            make_model("broken", reason="it is no GGUF file"),
+        ]
+        self.known = {model.name: model for model in known}
+        self.script: Script = (Chunk("Hel", 1), Chunk("lo", 1), ENDING)
+        self.refusal: Exception | None = None
+        self.hold: asyncio.Event | None = None
+        self.tells: Sequence[Progress] = ()
+        self.healthy = True
+        self.failing_reload: Exception | None = None
+        # the books
+        self.asks: list[Ask] = []
+        self.calls: list[tuple[object, ...]] = []
+        self.open = 0
+        self._changed = asyncio.Event()
+        self.reload = self._reload
+
+    async def wait_open(self, count: int) -> None:
+        """Until so many asks are waiting or answered."""
+        async with asyncio.timeout(10):
+            while self.open != count:
+                await self._changed.wait()
+
+    @contextlib.asynccontextmanager
+    async def generate(self, ask: Ask, watch: Watch | None = None) -> AsyncIterator[Answer]:
+        self.asks.append(ask)
+        model = await self.find(ask.model)
+        with self._opened():
+            await self._hold_back(watch)
+            script = iter(self.script)
+            first = next(script)
+            if isinstance(first, Exception):
+                raise first
+            assert not isinstance(first, asyncio.Event)
+            async with contextlib.aclosing(self._rest(list(script))) as rest:
+                yield Answer(model, "100% GPU", 0.5, 0.25, first, rest)
+
+    async def _rest(self, script: Script) -> AsyncGenerator[Chunk | Ending]:
+        for item in script:
+            if isinstance(item, Exception):
+                raise item
+            if isinstance(item, asyncio.Event):
+                await item.wait()
+            else:
+                yield item
+
+    async def _hold_back(self, watch: Watch | None) -> None:
+        for progress in self.tells if watch is not None else ():
+            assert watch is not None
+            await watch(progress)
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.refusal is not None:
+            raise self.refusal
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[None]:
+        self._count(1)
+        try:
+            yield
+        finally:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        self.open += change
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    # --- names and what is done by hand
+
+    def models(self) -> tuple[Model, ...]:
+        return tuple(self.known.values())
+
+    async def find(self, name: str) -> Model:
+        for model in self.known.values():
+            if name == model.name or name in model.entry.aliases:
+                if model.variant is None:
+                    raise ModelUnusable(name, model.reason)
+                return model
+        raise ModelNotFound(name, ("tiny",))
+
+    async def rescan(self) -> None:
+        self.calls.append(("rescan",))
+
+    async def load(
+        self, name: str, keep_alive: Seconds | None = None, gpu_layers: int | None = None, watch: Watch | None = None
+    ) -> ResidentStatus:
+        model = await self.find(name)
+        self.calls.append(("load", name, keep_alive, gpu_layers))
+        with self._opened():
+            await self._hold_back(watch)
+        return self.resident(model.name)
+
+    def load_soon(
+        self, name: str, keep_alive: Seconds | None = None, gpu_layers: int | None = None, *, why: str = "asked"
+    ) -> None:
+        self.calls.append(("load_soon", name, keep_alive, gpu_layers))
+
+    async def unload(self, name: str, force: bool = False, wait: bool = True) -> bool:
+        await self.find(name)
+        self.calls.append(("unload", name, force, wait))
+        return True
+
+    async def pin(self, name: str) -> None:
+        await self.find(name)
+        self.calls.append(("pin", name))
+
+    async def unpin(self, name: str) -> None:
+        await self.find(name)
+        self.calls.append(("unpin", name))
+
+    async def _reload(self) -> None:
+        if self.failing_reload is not None:
+            raise self.failing_reload
+        self.calls.append(("reload",))
+
+    # --- to show
+
+    def resident(self, name: str, **changes: object) -> ResidentStatus:
+        status = ResidentStatus(
+            name=name,
+            variant=name,
+            state="ready",
+            pid=4711,
+            gpu_layers=31,
+            layers=31,
+            placement="100% GPU",
+            context=4096,
+            slots=4,
+            slots_busy=0,
+            pinned=False,
+            predicted={"cuda:0": GiB},
+            measured={"cuda:0": 900 * MiB, "host": 100 * MiB},
+            vram=900 * MiB,
+            loaded_at=datetime(2026, 1, 1, 12, tzinfo=UTC),
+            last_used=datetime(2026, 1, 1, 12, 1, tzinfo=UTC),
+            expires_at=datetime(2026, 1, 1, 12, 6, tzinfo=UTC),
+            is_forever=False,
+            load_s=0.25,
+            progress=1.0,
+            requests=3,
+            tokens=99,
+        )
+        return replace(status, **changes)  # type: ignore[arg-type]
+
+    def residents(self) -> tuple[ResidentStatus, ...]:
+        return (
+            self.resident("tiny"),
+            self.resident("org/big:7b", state="draining"),
+            self.resident("gone", is_forever=True, expires_at=None),
+        )
+
+    def status(self) -> dict[str, object]:
+        return {"version": "0", "models": []}
+
+    def is_healthy(self) -> bool:
+        return self.healthy
+
+
+@pytest.fixture
+async def gateway() -> ScriptedGateway:
+    return ScriptedGateway()
+
+
+@pytest.fixture
+async def serve(gateway: ScriptedGateway) -> AsyncIterator[Serve]:
+    """Starts the application over the scripted gateway; the guard's settings may be given."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(settings: GuardSettings | None = None) -> Client:
+            server = TestServer(make_app(gateway, settings or GuardSettings()))
+            return await stack.enter_async_context(TestClient(server))
+
+        yield start
+
+
+@pytest.fixture
+async def client(serve: Serve) -> Client:
+    """A client of the application with default settings."""
+    return await serve()
+
+
+async def lines_of(response: ClientResponse) -> list[str]:
+    """The body's lines that are not empty."""
+    return [line for line in (await response.text()).splitlines() if line]
