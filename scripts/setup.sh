@@ -89,7 +89,9 @@ install() {
     fi
   fi
   has_llama || die "llama-cpp-python is installed but cannot be loaded; the reason is at the end of $log."
-  case $args in *GGML_CUDA=on*) has_gpu_code || die "llama.cpp was built for CUDA but finds no card; see the end of $log." ;; esac
+  if [ -n "$args" ] && ! has_gpu_code; then
+    echo "make setup: llama.cpp was built with $args but sees no GPU now (CUDA_VISIBLE_DEVICES?); it will use the CPU" >&2
+  fi
   echo "$args" >$built
 }
 

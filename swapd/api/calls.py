@@ -55,9 +55,9 @@ def priority(request: web.BaseRequest) -> int | None:
 def session(request: web.BaseRequest) -> str | None:
     """Raises InvalidRequest."""
     given = request.headers.get("X-Swapd-Session")
-    if given is not None and len(given) > _MAX_SESSION:
+    if given and (len(given) > _MAX_SESSION or not given.isprintable()):
         raise InvalidRequest(
-            f"cannot read X-Swapd-Session: it is longer than {_MAX_SESSION} characters", "X-Swapd-Session"
+            f"cannot read X-Swapd-Session: at most {_MAX_SESSION} printable characters are expected", "X-Swapd-Session"
         )
     return given or None
 

@@ -7,6 +7,7 @@ dialects through `answers.py`, and by `admin.py`; knows no dialect.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -109,12 +110,13 @@ class Stream:
         while True:
             try:
                 step = _Step(source.__anext__())
-                try:
-                    if not step.is_done or self._size > _FULL:
+                if not step.is_done or self._size > _FULL:
+                    try:
                         await self.flush()
-                    item = await step
-                finally:
-                    step.close()
+                    except BaseException:
+                        await step.abandon()
+                        raise
+                item = await step
             except StopAsyncIteration:
                 return
             self.put(render(item))
@@ -183,9 +185,12 @@ class _Step(Generic[T]):
                 self._advance(self._inner.send, sent)
         return self._value[0]
 
-    def close(self) -> None:
-        """Ends what was begun and not awaited to its end."""
-        self._inner.close()
+    async def abandon(self) -> None:
+        """Cancels what was begun and is not wanted any more; it has cleaned up when this returns."""
+        if not self.is_done:
+            with contextlib.suppress(asyncio.CancelledError):
+                self._advance(self._inner.throw, asyncio.CancelledError())
+                await self
 
     def _advance(self, step: Callable[[Any], Any], given: Any) -> None:
         try:

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from swapd.config.problems import describe, problem
 from swapd.config.sources import Sources
-from swapd.config.tables import Context, Model, Options, Root, kinds, with_base_folders
+from swapd.config.tables import Model, Options, Root, kinds
+from swapd.config.values import Context, with_base_folders
 from swapd.core.messages import Policy
 from swapd.errors import InvalidConfig
 from swapd.generation import Sampling
@@ -60,7 +61,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> S
         sources.read_file(source)
     sources.read_environment(environ, kinds())
     context = Context(environ, source.parent if source else Path.cwd())
-    tables = dict.fromkeys(Root.model_fields, {}) | sources.values
+    tables = {table: {} for table in Root.model_fields} | sources.values
     try:
         root = Root.model_validate(tables, context=context)
     except ValidationError as error:

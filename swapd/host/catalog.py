@@ -135,7 +135,8 @@ class _Scan:
         given_way: list[tuple[str, int]] = []
         for file in found:
             name = entry_of.get(file.name, file.name)
-            if (index := self._by_file.get(os.path.realpath(file.paths[0]))) is not None:
+            index = self._by_file.get(os.path.realpath(file.paths[0]))
+            if index is not None and file.name not in entry_of:
                 given_way.append((file.name, index))
             elif name in winners:
                 self._models.append(self._shadowed(name, file, winners[name]))

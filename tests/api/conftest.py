@@ -79,6 +79,7 @@ class ScriptedGateway(Gateway):
         self.asks: list[Ask] = []
         self.calls: list[tuple[object, ...]] = []
         self.open = 0
+        self.cleaned = 0
         self._changed = asyncio.Event()
         self.reload = self._reload
 
@@ -103,13 +104,17 @@ class ScriptedGateway(Gateway):
                 yield Answer(model, "100% GPU", 0.5, 0.25, first, rest)
 
     async def _rest(self, script: Script) -> AsyncGenerator[Chunk | Ending]:
-        for item in script:
-            if isinstance(item, Exception):
-                raise item
-            if isinstance(item, asyncio.Event):
-                await item.wait()
-            else:
-                yield item
+        try:
+            for item in script:
+                if isinstance(item, Exception):
+                    raise item
+                if isinstance(item, asyncio.Event):
+                    await item.wait()
+                else:
+                    yield item
+        finally:
+            await asyncio.shield(asyncio.sleep(0))  # cleaning up takes its turn, as the real thing does
+            self.cleaned += 1
 
     async def _hold_back(self, watch: Watch | None) -> None:
         for progress in self.tells if watch is not None else ():
