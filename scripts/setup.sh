@@ -49,17 +49,24 @@ make_venv() {
   "$python" -m venv $venv
 }
 
+pulse=
+still() {
+  [ -z "$pulse" ] || kill "$pulse" 2>/dev/null || true
+  pulse=
+}
+trap still EXIT
+trap 'exit 130' INT
+
 # Runs a long command with its output in the log, and a line from us every 15 seconds.
 patiently() {
-  local what=$1 began=$SECONDS pulse failed=0; shift
+  local what=$1 began=$SECONDS failed=0; shift
   echo "make setup: $what"
   while sleep 15 >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do # $$ is the script, also in here
     printf 'make setup: ... still at it after %d min %02d s\n' $(((SECONDS - began) / 60)) $(((SECONDS - began) % 60))
   done 9<&- &
   pulse=$!
   "$@" >>$log 2>&1 || failed=$?
-  kill $pulse
-  wait $pulse 2>/dev/null || true
+  still
   [ $failed = 0 ] && return
   tail -n 30 $log >&2
   die "failed with status $failed; all of it is in $log." "After mending the cause run make again: it goes on from here."

@@ -13,9 +13,8 @@ import structlog
 
 from swapd import __version__
 from swapd.config import load
-from swapd.daemon import close_sockets, open_sockets, serve
+from swapd.daemon import make_catalog, open_sockets, serve
 from swapd.errors import SwapdError
-from swapd.host.catalog import Catalog
 
 
 def main() -> int:
@@ -39,6 +38,9 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except Exception:  # a bug: say so, and differ from a refusal, after which a restart is no use
+        structlog.get_logger("swapd").critical("swapd has a bug and ends", exc_info=True)
+        return 70
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,17 +60,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serve(path: Path | None) -> int:
     settings = load(path, os.environ)
-    sockets = open_sockets(settings, os.environ)
-    try:
+    with open_sockets(settings, os.environ) as sockets:
         asyncio.run(serve(path, settings, sockets, os.environ))
-    finally:
-        close_sockets(sockets)
     return 0
 
 
 def _check(path: Path | None) -> int:
     settings = load(path, os.environ)
-    catalog = Catalog(settings.catalog_dirs, settings.entries, settings.routes)
+    catalog = make_catalog(settings)
     catalog.scan()
     print(f"configuration: {settings.source or 'defaults'}: valid")
     for model in catalog.models():
@@ -80,6 +79,7 @@ def _check(path: Path | None) -> int:
 
 def _set_up_log(level: str) -> None:
     """One line a commitment on stderr; without colours and times where a journal adds its own."""
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # strangers' broken HTTP would fill the log
     is_terminal = sys.stderr.isatty()
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer() if is_terminal else structlog.processors.LogfmtRenderer(key_order=["event"])

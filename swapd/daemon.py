@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -22,6 +22,7 @@ from swapd.config import Settings, load
 from swapd.core.messages import PolicyChanged, StopRequested, UnloadRequested
 from swapd.errors import InvalidConfig
 from swapd.host.catalog import Catalog
+from swapd.host.cores import FreeCores
 from swapd.host.listen import TcpAddress, UnixAddress, inherited, open_tcp, open_unix
 from swapd.host.memory import MachineMemory
 from swapd.pool.pool import Pool
@@ -50,27 +51,23 @@ class Daemon:
     """As a user would write them: `http://127.0.0.1:11435`, `unix:/run/…/swapd.sock`."""
 
 
-def open_sockets(settings: Settings, environ: MutableMapping[str, str]) -> list[socket.socket]:
-    """What the service manager hands over, else what the configuration says. Raises CannotStart."""
-    sockets = inherited(environ)
-    if sockets:
-        return sockets
-    try:
-        for address in settings.listen:
+@contextlib.contextmanager
+def open_sockets(settings: Settings, environ: MutableMapping[str, str]) -> Iterator[list[socket.socket]]:
+    """What the service manager hands over, else what the configuration says; closed, and ours removed, at the end.
+
+    Raises CannotStart.
+    """
+    with contextlib.ExitStack() as stack:
+        sockets = inherited(environ)
+        for address in () if sockets else settings.listen:
             match address:
                 case UnixAddress(path):
                     sockets.append(open_unix(path))
+                    stack.callback(path.unlink, missing_ok=True)
                 case TcpAddress(host, port):
                     sockets.append(open_tcp(host, port))
-    except BaseException:
-        close_sockets(sockets)
-        raise
-    return sockets
-
-
-def close_sockets(sockets: Sequence[socket.socket]) -> None:
-    for opened in sockets:
-        opened.close()
+            stack.callback(sockets[-1].close)
+        yield sockets
 
 
 async def serve(
@@ -108,14 +105,12 @@ async def running(
     A bug in the core or a part that breaks ends the block with its exception.
     """
     memory = MachineMemory()
-    catalog = Catalog(
-        settings.catalog_dirs, settings.entries, settings.routes, flash_attention=settings.flash_attention
-    )
+    catalog = make_catalog(settings)
     try:
         await asyncio.to_thread(catalog.scan)
         for problem in catalog.problems():
             log.warning("catalog", problem=problem)
-        async with Pool(settings.threads) as pool, asyncio.TaskGroup() as tasks:
+        async with Pool(settings.threads, FreeCores()) as pool, asyncio.TaskGroup() as tasks:
             engine = Engine(pool, memory, time.monotonic, settings.policy, Journal())
             started = asyncio.Event()
             engine_task = tasks.create_task(engine.run(started.set), name="engine")
@@ -144,6 +139,11 @@ async def running(
                     engine_task.cancel()
     finally:
         memory.close()
+
+
+def make_catalog(settings: Settings) -> Catalog:
+    """Not yet scanned."""
+    return Catalog(settings.catalog_dirs, settings.entries, settings.routes, flash_attention=settings.flash_attention)
 
 
 def guard_settings(settings: Settings) -> GuardSettings:

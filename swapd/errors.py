@@ -98,11 +98,14 @@ class DoesNotFit(SwapdError):
     code = "does_not_fit"
 
     def __init__(self, name: str, device: str, needed: Bytes, available: Bytes, pinned: tuple[str, ...]) -> None:
+        """No device: it is not memory that lacks, but a place."""
         pins = f" (pinned: {', '.join(pinned)})" if pinned else ""
-        super().__init__(
-            f"cannot load {name!r}: it needs {format_bytes(needed)} on {device}, and at most "
-            f"{format_bytes(max(available, 0))} can be made free{pins}"
+        lack = (
+            f"it needs {format_bytes(needed)} on {device}, and at most {format_bytes(max(available, 0))} can be made free"
+            if device
+            else "as many models as may be loaded at a time ([scheduler] max_loaded) are pinned"
         )
+        super().__init__(f"cannot load {name!r}: {lack}{pins}")
         self.name, self.device, self.needed, self.available, self.pinned = name, device, needed, available, pinned
 
 

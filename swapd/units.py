@@ -46,7 +46,10 @@ def parse_bytes(given: str | int) -> Bytes:
     match = _SIZE.fullmatch(given)
     if match is None or match[2].lower() not in _BYTES:
         raise ValueError(f"{given!r} is not a size; write it like 512MiB or 8GiB")
-    return round(float(match[1]) * _BYTES[match[2].lower()])
+    size = float(match[1]) * _BYTES[match[2].lower()]
+    if math.isinf(size):
+        raise ValueError(f"{given[:20]}... is more than any memory; write it like 512MiB or 8GiB")
+    return round(size)
 
 
 def parse_share(given: str | int, total: Bytes) -> Bytes:

@@ -5,6 +5,7 @@ Used by `swapctl` and by people's scripts; the documents are promised in the con
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Final
 
 from aiohttp import web
@@ -47,9 +48,12 @@ async def status(request: web.Request) -> web.Response:
 @routes.get("/swapd/models")
 async def models(request: web.Request) -> web.Response:
     gateway = request.app[GATEWAY]
-    await gateway.rescan()
+    await gateway.refresh()
     states = {resident.name: resident.state for resident in gateway.residents()}
-    return json_answer({"models": [_catalog_document(model, states.get(model.name)) for model in gateway.models()]})
+    documents = [
+        _catalog_document(model, states.get(model.name), gateway.is_pinned(model)) for model in gateway.models()
+    ]
+    return json_answer({"models": documents})
 
 
 @routes.post(f"{_NAME}/load")
@@ -99,7 +103,7 @@ async def reload(request: web.Request) -> web.Response:
     return json_answer({"reloaded": True})
 
 
-def _catalog_document(model: Model, state: str | None) -> dict[str, object]:
+def _catalog_document(model: Model, state: str | None, is_pinned: bool) -> dict[str, object]:
     variant = model.variant
     return {
         "name": model.name,
@@ -114,8 +118,10 @@ def _catalog_document(model: Model, state: str | None) -> dict[str, object]:
         "family": model.family,
         "parameters": model.parameters,
         "quantization": model.quantization,
-        "template": "model" if model.template else "chatml",
+        "template": model.template,
         "digest": model.digest,
+        "modified": datetime.fromtimestamp(model.modified, UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "pinned": is_pinned,
     }
 
 

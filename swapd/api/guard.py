@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 import socket
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +19,9 @@ from swapd.units import Bytes, MiB
 
 _OPEN_TO_ALL: Final = "/health"
 """Supervisors probe it without a key, and it tells nothing else."""
+
+_HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/@\[\]]+?)\.?(?::[0-9]{1,5})?")
+"""Of a Host header in lower case: the name or address, without a final dot and without the port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,10 @@ class Guard:
 
     def _is_ours(self, host: str) -> bool:
         host = host.lower()
-        name = _without_port(host)
+        match = _HOST.fullmatch(host)
+        if match is None:
+            return False
+        name = match[1]
         if name == "localhost" or name.endswith(".localhost"):
             return True
         allowed = {entry.lower() for entry in self.settings.allowed_hosts}
@@ -112,9 +119,3 @@ def is_preflight(request: web.BaseRequest) -> bool:
 def _is_unix(request: web.BaseRequest) -> bool:
     connection = request.transport.get_extra_info("socket") if request.transport is not None else None
     return connection is not None and connection.family == socket.AF_UNIX
-
-
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.partition(":")[0]

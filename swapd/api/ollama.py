@@ -54,7 +54,7 @@ async def version(request: web.Request) -> web.Response:
 @routes.get("/api/tags")
 async def tags(request: web.Request) -> web.Response:
     gateway = request.app[GATEWAY]
-    await gateway.rescan()
+    await gateway.refresh()
     served = [model for model in gateway.models() if model.variant is not None and not model.shadowed]
     return json_answer({"models": [tag_document(model) for model in served]})
 

@@ -43,7 +43,7 @@ _FINGERPRINT: Final = f"swapd-{__version__}"
 @routes.get("/v1/models")
 async def list_models(request: web.Request) -> web.Response:
     gateway = request.app[GATEWAY]
-    await gateway.rescan()
+    await gateway.refresh()
     served = [model for model in gateway.models() if model.variant is not None and not model.shadowed]
     return json_answer({"object": "list", "data": [_model(model, model.name) for model in served]})
 

@@ -30,9 +30,9 @@ _WORDS = {
     "greater_than_equal": "{ge} or more",
     "less_than": "less than {lt}",
     "less_than_equal": "{le} or less",
-    "literal_error": "one of {expected}",
-    "too_short": "at least {min_length}",
-    "too_long": "at most {max_length}",
+    "literal_error": "{expected}",
+    "too_short": "at least one",
+    "too_long": "none",
 }
 
 
@@ -52,16 +52,15 @@ def _allowed(found: Any) -> str:
     place, kind, context = tuple(found["loc"]), found["type"], found.get("ctx", {})
     if kind == "extra_forbidden":
         return _unknown(place)
-    if (later := LATER_VALUES.get((place[0], place[1]) if len(place) > 1 else ("", ""))) and _is_later(
-        found["input"], later
-    ):
-        today = {"literal_error": context.get("expected"), "too_long": "[]"}.get(kind, "another value")
+    if _is_later(found["input"], LATER_VALUES.get(place[:2], ())):
+        today = "[]" if kind == "too_long" else context.get("expected")
         return f"not in swapd {__version__} yet; use {_toml(today)}"
     if kind == "value_error":
         text = str(context["error"])
         return text.removeprefix(f"{found['input']!r} is ")
     words = _WORDS.get(kind)
-    return words.format_map(context) if words else str(found["msg"])
+    limits = {key: int(value) if isinstance(value, float) else value for key, value in context.items()}
+    return _toml(words.format_map(limits)) if words else str(found["msg"])
 
 
 def _unknown(place: Place) -> str:
@@ -75,7 +74,7 @@ def _unknown(place: Place) -> str:
 
 
 def _is_later(given: object, later: Sequence[object]) -> bool:
-    return all(part in later for part in given) if isinstance(given, list) else given in later
+    return bool(given) and all(part in later for part in (given if isinstance(given, list) else [given]))
 
 
 def _toml(expected: object) -> str:
@@ -95,8 +94,8 @@ def _key(place: Place) -> str:
 def _given(place: Place, given: object) -> str:
     if len(place) < 2 or isinstance(given, dict):
         return ""
-    if place[:2] in (("server", "api_keys"), ("server", "api_key_file")) and isinstance(given, str):
-        return " = (not shown)" if place[1] == "api_keys" else f" = {json.dumps(given)}"
+    if place[:2] == ("server", "api_keys"):
+        return " = (not shown)"
     try:
         text = json.dumps(given, ensure_ascii=False, default=str)
     except (TypeError, ValueError):

@@ -51,12 +51,13 @@ class Sources:
             self._lines = _lines(text)
 
     def read_environment(self, environ: Mapping[str, str], keys: Mapping[str, Mapping[str, type]]) -> None:
-        """Take every SWAPD_<TABLE>__<KEY>; `keys` are the tables with their keys' types, empty where any key goes.
+        """Take every SWAPD_<TABLE>__<KEY>; `keys` are the tables with their keys' types.
 
         The key of `SWAPD_MODELS__<NAME>__<KEY>` is that of the model's table; the name of one in the file may
         be written in any case.
         """
-        known = {f"SWAPD_{table}__{key}".upper(): (table, key) for table, types in keys.items() for key in types}
+        fixed = {table: types for table, types in keys.items() if table not in ("models", "routes")}
+        known = {f"SWAPD_{table}__{key}".upper(): (table, key) for table, types in fixed.items() for key in types}
         for variable, text in sorted(environ.items()):
             if not variable.startswith("SWAPD_") or variable in NOT_SETTINGS:
                 continue

@@ -47,7 +47,7 @@ LATER_KEYS: Final = frozenset(
 )
 """Keys that a later release will have."""
 
-LATER_VALUES: Final[Mapping[tuple[str, str], tuple[Any, ...]]] = {
+LATER_VALUES: Final[Mapping[tuple[str | int, ...], tuple[object, ...]]] = {
     ("server", "allow_pull"): (True,),
     ("scheduler", "policy"): ("cost",),
     ("scheduler", "overflow"): ("auto", "offload"),

@@ -30,21 +30,15 @@ class Context:
 
 
 def _size(given: object) -> int:
-    if isinstance(given, (str, int)):
-        try:
-            return parse_bytes(given)
-        except OverflowError:
-            pass
-    raise ValueError("a size, like 512MiB or 8GiB")
+    if not isinstance(given, (str, int)):
+        raise ValueError("a size, like 512MiB or 8GiB")
+    return parse_bytes(given)
 
 
 def _share(given: object) -> str:
     if not isinstance(given, (str, int)):
         raise ValueError("a share like 85%, or a size like 20GiB")
-    try:
-        parse_share(given, GiB)
-    except OverflowError:
-        raise ValueError("a share like 85%, or a size like 20GiB") from None
+    parse_share(given, GiB)
     return str(given)
 
 
@@ -148,6 +142,8 @@ def _keys_in_file(given: object, info: ValidationInfo) -> tuple[str, ...]:
         raise ValueError(f"a readable file: {error.strerror or error}") from error
     except UnicodeDecodeError:
         raise ValueError("a file with one key a line, in ASCII") from None
+    if not any(lines):
+        raise ValueError("a file with at least one key: an empty one would let everybody in")
     return tuple(_key(line) for line in lines if line)
 
 

@@ -26,7 +26,7 @@ def expired(state: State) -> tuple[Resident, ...]:
 def stalled(state: State) -> tuple[Resident, ...]:
     """Loads that made no progress for `load_timeout`."""
     limit = state.policy.load_timeout
-    return tuple(r for r in state.in_phases([Phase.LOADING]) if state.now - r.progress_at >= limit)
+    return tuple(r for r in state.in_phases([Phase.LOADING]) if state.now >= r.progress_at + limit)
 
 
 def is_evictable(state: State, resident: Resident, *, busy: bool) -> bool:
@@ -35,8 +35,8 @@ def is_evictable(state: State, resident: Resident, *, busy: bool) -> bool:
         return False
     if state.is_idle(resident):
         return True
-    served = state.now - (resident.loaded_at if resident.loaded_at is not None else state.now)
-    return busy and served >= state.policy.min_residency
+    loaded_at = state.now if resident.loaded_at is None else resident.loaded_at
+    return busy and state.now >= loaded_at + state.policy.min_residency
 
 
 def victims(
@@ -67,11 +67,21 @@ def victims(
 
 
 def ceiling(state: State, newcomer: VariantId) -> Mapping[DeviceId, Bytes]:
-    """Room if everything that may ever be evicted were gone."""
-    pinned = Footprint.total(
-        r.footprint for r in state.in_phases(STAYING) if state.is_pinned(r) and r.variant.id != newcomer
-    )
-    return {device: budget - pinned[device] for device, budget in state.budgets().items()}
+    """Room if everything that may ever be evicted were gone; at most, while a load is not yet on the driver's list."""
+    pinned = Footprint.total(r.footprint for r in pinned_beside(state, newcomer))
+    loading = state.in_phases([Phase.LOADING])
+    room: dict[DeviceId, Bytes] = {}
+    for device in state.devices:
+        listed = dict(device.held)
+        unlisted = sum(r.footprint[device.id] for r in loading if not listed.get(r.id))
+        room[device.id] = min(state.limit(device) - state.reserve(device), state.budget(device) + unlisted)
+        room[device.id] -= pinned[device.id]
+    return room
+
+
+def pinned_beside(state: State, newcomer: VariantId) -> tuple[Resident, ...]:
+    """Staying residents that never make room for it."""
+    return tuple(r for r in state.in_phases(STAYING) if state.is_pinned(r) and r.variant.id != newcomer)
 
 
 def _is_enough(need: Footprint, room: Mapping[DeviceId, Bytes], leaving: list[Resident], places: int) -> bool:

@@ -7,6 +7,7 @@ requests that has no resident its turn to get one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final, assert_never
 
@@ -32,17 +33,17 @@ from swapd.core.messages import (
     WorkerGone,
     WorkerLoaded,
 )
-from swapd.core.model import Footprint, Placement, RequestId, ResidentId, VariantId
+from swapd.core.model import DeviceId, Footprint, Placement, RequestId, ResidentId, VariantId
 from swapd.core.resident import STAYING, Cause, Phase, Resident, Trigger
 from swapd.core.state import State, Waiting, work_device
 from swapd.core.turn import Turn
 from swapd.errors import Death
-from swapd.units import Seconds, format_bytes
+from swapd.units import Bytes, Seconds, format_bytes
 
 MAX_TRIES: Final = 2
 """Loads that may fail under one request before it is refused."""
 _OOM_MARGIN: Final = 1.1
-"""After an out-of-memory the next prediction is so many times the last."""
+"""After an out-of-memory its requests ask for so many times what was predicted."""
 
 
 class ImpossibleFact(Exception):
@@ -152,10 +153,16 @@ class _Step(Turn):
                 self.revoke(resident.id, Refusal.UNLOADED, reason)
 
     def _measured(self, event: MemoryMeasured) -> None:
-        fresh = None if self.state.is_outdated else self.state.now
+        is_outdated = self.state.is_outdated
         self.state = replace(
-            self.state, devices=event.devices, measured_at=fresh, is_measuring=False, is_outdated=False
+            self.state,
+            devices=event.devices,
+            measured_at=None if is_outdated else self.state.now,
+            is_measuring=False,
+            is_outdated=False,
         )
+        if is_outdated:
+            return  # it may show a load half done: nothing to learn
         for resident in self.state.in_phases([Phase.READY, Phase.DRAINING]):
             seen = {device.id: dict(device.held).get(resident.id, 0) for device in event.devices}
             # A driver that names no process (containers, WSL) measures nothing: the prediction stands.
@@ -185,14 +192,12 @@ class _Step(Turn):
         self.memory_moved()
         self.revoke(resident.id, Refusal.CRASHED, event.reason)
         self.say(StopWorker(resident.id, f"died: {event.reason}"))
-        if event.death is Death.OUT_OF_MEMORY:
-            more = Footprint.of({d: int(size * _OOM_MARGIN) for d, size in resident.footprint.parts})
-            self.learn(resident.variant.id, resident.placement, more)
         if was_loading:
             self._load_failed(resident.variant.id, event.death, event.reason)
 
     def _load_failed(self, variant: VariantId, death: Death, reason: str) -> None:
-        group = [replace(w, tries=w.tries + 1) for w in self.state.waiting.get(variant, ())]
+        short = death is Death.OUT_OF_MEMORY
+        group = [replace(w, tries=w.tries + 1, ooms=w.ooms + short) for w in self.state.waiting.get(variant, ())]
         for waiting in group:
             self.requeue(waiting)
             if death is Death.UNUSABLE:
@@ -288,16 +293,20 @@ class _Step(Turn):
         group = self.state.waiting[variant_id]
         wish = next((w.gpu_layers for w in group if w.gpu_layers is not None), None)
         variant = group[0].variant
+        ceiling = eviction.ceiling(self.state, variant_id)
+        ooms = max(w.ooms for w in group)
         options = [
-            (place, footprint.predict(self.state, variant, place))
+            (place, _with_margin(footprint.predict(self.state, variant, place), ooms, ceiling))
             for place in placement.candidates(self.state, variant, wish)
         ]
-        ceiling = eviction.ceiling(self.state, variant_id)
         possible = [(place, need) for place, need in options if need.fits(ceiling)]
         if not possible:
-            self._refuse_group(group, [need for _, need in options])
-            return True
+            self._refuse_group(tuple(w for w in group if w.gpu_layers == wish), [need for _, need in options])
+            return variant_id not in self.state.waiting or self._place(variant_id)
         limit = self.state.policy.max_loaded
+        if limit and len(eviction.pinned_beside(self.state, variant_id)) >= limit:
+            self._refuse_placeless(group)
+            return True
         places = max(0, len(self.state.in_phases(STAYING)) + 1 - limit) if limit else 0
         overdue = self.state.is_overdue(group)
         plans: list[tuple[Placement, Footprint, tuple[Resident, ...]]] = []
@@ -336,13 +345,22 @@ class _Step(Turn):
                 )
             )
 
+    def _refuse_placeless(self, group: tuple[Waiting, ...]) -> None:
+        pinned = tuple(sorted(r.variant.name for r in eviction.pinned_beside(self.state, group[0].variant.id)))
+        reason = f"max_loaded is {self.state.policy.max_loaded}, and so many models are pinned"
+        for waiting in group:
+            self.unqueue(waiting)
+            self.say(RefuseRequest(waiting.request, Refusal.DOES_NOT_FIT, reason, pinned=pinned))
+
     def _start_loads(self) -> None:
         """RESERVED -> LOADING where held + own footprint <= budget; one load at a time on a device."""
         for resident in self.state.in_phases([Phase.RESERVED]):
             loading = {d for r in self.state.in_phases([Phase.LOADING]) for d in work_device(r.placement)}
             if loading & set(work_device(resident.placement)):
                 continue
-            if not (self.state.held() + resident.footprint).fits(self.state.budgets()):
+            held, own = self.state.held(), resident.footprint
+            # Only where it wants memory itself: pressure on one card is no reason to leave another idle.
+            if not Footprint.of({d: held[d] + own[d] for d in own}).fits(self.state.budgets()):
                 continue
             now = self.state.now
             self.put(replace(resident.after(Trigger.ROOM_MADE), progress_at=now))
@@ -351,6 +369,12 @@ class _Step(Turn):
                 f"{format_bytes(size)} on {device}" for device, size in resident.predicted.parts
             )
             self.say(StartWorker(resident.id, resident.variant, resident.placement, reason))
+
+
+def _with_margin(need: Footprint, ooms: int, ceiling: Mapping[DeviceId, Bytes]) -> Footprint:
+    """More than predicted, as far as there can be more. A guess that dies with the request: it is no lesson."""
+    more = {d: min(int(size * _OOM_MARGIN**ooms), ceiling.get(d, 0)) for d, size in need.parts}
+    return need.at_least(Footprint.of(more))
 
 
 def _loss(state: State, leaving: tuple[Resident, ...]) -> tuple[int, Seconds, int]:

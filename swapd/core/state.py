@@ -32,7 +32,7 @@ FRESH: Final[Seconds] = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A request accepted and not yet granted. `tries`: loads that failed under it."""
+    """A request accepted and not yet granted. `tries`: loads that failed under it, `ooms` of them for memory."""
 
     request: RequestId
     variant: Variant
@@ -43,6 +43,7 @@ class Waiting:
     slotless: bool
     gpu_layers: int | None
     tries: int = 0
+    ooms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class State:
 
     def is_overdue(self, group: tuple[Waiting, ...]) -> bool:
         """The oldest of the group has waited `max_wait`: its swap is forced."""
-        return self.now - group[0].since >= self.policy.max_wait
+        return self.now >= group[0].since + self.policy.max_wait  # the sum that next_deadline waits for, bit by bit
 
     # --- memory
 
@@ -140,14 +141,14 @@ class State:
     def budget(self, device: Device) -> Bytes:
         """What residents may hold on it: min(limit, measured free + ours) - reserve.
 
-        A worker that is ending may already be off the driver's list while its memory is not yet free;
-        such bytes count as ours until it is gone (`held` counts them too).
+        A worker that is ending may already be off the driver's list while its memory is not yet free, and
+        some drivers list nobody: such bytes count as ours until it is gone (`held` counts them too).
         """
-        measured = dict(device.held)
+        listed = dict(device.held)
         returning = sum(
-            max(0, r.footprint[device.id] - measured.get(r.id, 0))
+            r.footprint[device.id]
             for r in self.residents.values()
-            if r.phase is Phase.UNLOADING
+            if r.phase in (Phase.READY, Phase.DRAINING, Phase.UNLOADING) and not listed.get(r.id)
         )
         seen = device.free + device.ours + returning
         return min(self.limit(device), seen) - self.reserve(device)

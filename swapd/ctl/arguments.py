@@ -14,7 +14,7 @@ from typing import Final
 from swapd import __version__
 from swapd.units import parse_duration
 
-_DESCRIPTION: Final = "Ask swapd, the daemon that shares one GPU among several models, and tell it what to do."
+_DESCRIPTION: Final = "Talk to swapd, the daemon that shares one GPU among several models."
 
 _EPILOG: Final = """\
 `swapctl COMMAND --help` tells more about a command.

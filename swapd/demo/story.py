@@ -26,15 +26,13 @@ from swapd.core.messages import StartWorker, StopWorker
 from swapd.core.model import ResidentId
 from swapd.core.placement import candidates
 from swapd.core.state import State
-from swapd.daemon import Daemon, close_sockets, running
+from swapd.daemon import Daemon, make_catalog, open_sockets, running
 from swapd.demo import models
 from swapd.errors import CannotStart
-from swapd.host.catalog import Catalog
-from swapd.host.listen import open_tcp, open_unix
+from swapd.host.listen import TcpAddress, UnixAddress, open_tcp, open_unix
 from swapd.host.memory import MachineMemory
 from swapd.units import Bytes, format_bytes
 
-PORT: Final = 11435
 CONFIG: Final = """
 [catalog]
 dirs = [{folder}]
@@ -58,11 +56,8 @@ def main(once: bool) -> int:
     paths = models.fetch(_say)
     with tempfile.TemporaryDirectory(prefix="swapd-demo-") as scratch:
         settings = _settings(Path(scratch), paths[0].parent)
-        sockets = _open_sockets(settings, Path(scratch))
-        try:
+        with open_sockets(_free_addresses(settings, Path(scratch)), {}) as sockets:
             return asyncio.run(_demo(settings, sockets, once))
-        finally:
-            close_sockets(sockets)
 
 
 def _settings(scratch: Path, folder: Path) -> Settings:
@@ -71,7 +66,7 @@ def _settings(scratch: Path, folder: Path) -> Settings:
     file.write_text(CONFIG.format(folder=json.dumps(str(folder))))
     environ = {key: value for key, value in os.environ.items() if not key.startswith("SWAPD_")}
     settings = load(file, environ)
-    catalog = Catalog(settings.catalog_dirs, settings.entries, settings.routes)
+    catalog = make_catalog(settings)
     catalog.scan()
     memory = MachineMemory()
     state = State(policy=settings.policy, devices=memory.measure({}))
@@ -87,25 +82,26 @@ def _settings(scratch: Path, folder: Path) -> Settings:
     return replace(settings, policy=replace(settings.policy, vram_limit=str(reserve + room)))
 
 
-def _open_sockets(settings: Settings, scratch: Path) -> list[socket.socket]:
+def _free_addresses(settings: Settings, scratch: Path) -> Settings:
     """The usual addresses where they are free, so that swapctl finds the demo; else others."""
-    sockets: list[socket.socket] = []
-    try:
-        sockets.append(open_tcp("127.0.0.1", PORT))
-    except CannotStart:
-        sockets.append(open_tcp("127.0.0.1", 0))
-    for path in (*(address.path for address in settings.listen if hasattr(address, "path")), scratch / "swapd.sock"):
+    listen: list[UnixAddress | TcpAddress] = []
+    for address in settings.listen:
         try:
-            sockets.append(open_unix(path))
-            break
+            match address:
+                case TcpAddress(host, port):
+                    open_tcp(host, port).close()
+                case UnixAddress(path):
+                    open_unix(path).close()
+            listen.append(address)
         except CannotStart:
-            continue
-    return sockets
+            is_tcp = isinstance(address, TcpAddress)
+            listen.append(TcpAddress("127.0.0.1", 0) if is_tcp else UnixAddress(scratch / "swapd.sock"))
+    return replace(settings, listen=tuple(listen))
 
 
 async def _demo(settings: Settings, sockets: list[socket.socket], once: bool) -> int:
     async with running(settings, sockets) as daemon:
-        url = daemon.addresses[0]
+        url = next(address for address in daemon.addresses if address.startswith("http"))
         limit = daemon.engine.state.policy.vram_limit
         _say(f"\nswapd serves {len(daemon.gateway.models())} models on {url}, with room for one at a time.")
         _say(f"(vram_limit is {format_bytes(int(limit))}, of which a reserve stays free.)")

@@ -1,7 +1,7 @@
 """All workers: one per resident, and a spare that has its imports done. Implements `runtime.ports.Workers`.
 
-Also deals out the CPU threads: workers that compute at one time share the total, because llama.cpp
-spins at its barriers and two busy workers with all cores each are many times slower than with half.
+Also deals out the CPU threads: workers that compute at one time share what is free of the total, because
+llama.cpp spins at its barriers and threads without a core of their own make all of them many times slower.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Final, Self
 
@@ -22,6 +22,9 @@ from swapd.generation import Chunk, Ending, GenerationRequest
 from swapd.pool.worker import Worker
 from swapd.units import Seconds
 
+LOOK_EVERY: Final[Seconds] = 0.5
+TOLERATED: Final = 0.4
+"""Of one core: so much of it may others use before we leave it to them."""
 PING_EVERY: Final[Seconds] = 20.0
 SILENCE: Final[Seconds] = 300.0
 """A loaded worker that has not said a word for so long, though pinged, hangs."""
@@ -32,8 +35,10 @@ log = structlog.get_logger("swapd.pool")
 class Pool:
     """Use as an async context manager: leaving it ends every worker."""
 
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
+    def __init__(self, threads: int, free_cores: Callable[[Iterable[int]], float]) -> None:
+        """`threads` at most, fewer while other programs (all but these pids) use the cores."""
+        self._most_threads = self._threads = threads
+        self._free_cores = free_cores
         self._workers: dict[ResidentId, Worker] = {}
         self._loaded: set[ResidentId] = set()
         self._starting: dict[ResidentId, bool] = {}
@@ -47,14 +52,18 @@ class Pool:
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
         self._tasks.create_task(self._keep_spare(), name="spare")
-        self._watcher = self._tasks.create_task(self._watch(), name="watch workers")
+        self._watchers = (
+            self._tasks.create_task(self._watch(), name="watch workers"),
+            self._tasks.create_task(self._watch_cores(), name="watch cores"),
+        )
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._is_closing = True
-        self._watcher.cancel()
+        for watcher in self._watchers:
+            watcher.cancel()
         for worker in (*self._workers.values(), *filter(None, [self._spare])):
             worker.kill()
         await self._tasks.__aexit__(kind, error, trace)
@@ -165,6 +174,18 @@ class Pool:
         for worker in busy:
             worker.use_threads(max(1, self._threads // len(busy)))
         self._answering = busy
+
+    async def _watch_cores(self) -> None:
+        """Fewer threads at once when cores are taken; more when they have been free for two looks."""
+        last = self._most_threads
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            free = self._free_cores(self.pids().values())
+            threads = min(self._most_threads, max(1, int(free + TOLERATED)))
+            steady, last = min(threads, last), threads
+            if steady != self._threads:
+                self._threads = steady
+                self._share_threads()
 
     async def _watch(self) -> None:
         """Kill workers that hang: their death is then noticed as any other."""

@@ -70,7 +70,7 @@ class Worker:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
                     stderr=asyncio.subprocess.PIPE,
-                    env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+                    env=_environment(),
                     start_new_session=True,  # Ctrl-C in the daemon's terminal is the daemon's business
                 )
             except BaseException:
@@ -213,6 +213,14 @@ class Worker:
     def _describe(self, status: int) -> str:
         how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         return f"{how}: {self._last_words[-1]}" if self._last_words else how
+
+
+def _environment() -> dict[str, str]:
+    """The daemon's, less what is meant for it alone: its service manager and its settings, keys among them."""
+    ours = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "SWAPD_")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+    # Cards are numbered as NVML does; an abort forks no debugger, whose orphan would keep our pipes open.
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **kept, "GGML_NO_BACKTRACE": "1"}
 
 
 def _resolve(future: asyncio.Future[T], value: T) -> None:

@@ -17,7 +17,7 @@ import structlog
 
 from swapd.core import queueing
 from swapd.core.messages import PinsChanged, Refusal, RefuseRequest, RequestArrived, RequestEnded, UnloadRequested
-from swapd.core.model import RequestId, ResidentId, VariantId
+from swapd.core.model import RequestId, ResidentId
 from swapd.errors import (
     DoesNotFit,
     ModelNotFound,
@@ -39,7 +39,7 @@ from swapd.units import Seconds
 TELL_EVERY: Final[Seconds] = 5.0
 """A waiting caller is told its place at least so often."""
 RESCAN_AFTER: Final[Seconds] = 2.0
-"""An unknown name makes us look at the folders again, but not more often than this."""
+"""The folders are looked at again for a list or an unknown name, but not more often than this."""
 
 
 log = structlog.get_logger("swapd")
@@ -130,6 +130,7 @@ class Gateway:
         asked = engine.now()
         lease = self._lease(
             model,
+            ask.request.id,
             keep_alive=ask.keep_alive,
             priority=entry.priority if ask.priority is None else ask.priority,
             watch=watch,
@@ -173,6 +174,7 @@ class Gateway:
     async def _lease(
         self,
         model: Model,
+        label: str,
         *,
         keep_alive: Seconds | None,
         priority: int = 0,
@@ -182,7 +184,7 @@ class Gateway:
     ) -> AsyncIterator[tuple[RequestId, ResidentId]]:
         """The right to one slot (or, slotless, the wish to have it loaded) for as long as the block runs."""
         assert model.variant is not None
-        request = RequestId(f"r{next(self._ids)}")
+        request = RequestId(f"{label}/{next(self._ids)}")  # a retry, or a caller's own id said twice, is another lease
         engine = self._engine
         granted = engine.ask(
             RequestArrived(
@@ -228,12 +230,15 @@ class Gateway:
         try:
             model = self._catalog.resolve(name)
         except (ModelNotFound, ModelUnusable):
-            if self._engine.now() - self._scanned_at < RESCAN_AFTER:
-                raise
-            await self.rescan()
+            await self.refresh()
             model = self._catalog.resolve(name)
         assert model.variant is not None
         return model
+
+    async def refresh(self) -> None:
+        """Look at the folders again, unless that was done just now."""
+        if self._engine.now() - self._scanned_at >= RESCAN_AFTER:
+            await self.rescan()
 
     async def rescan(self) -> None:
         self._scanned_at = self._engine.now()
@@ -247,7 +252,7 @@ class Gateway:
     ) -> ResidentStatus:
         """Returns when it is ready."""
         model = await self.find(name)
-        lease = self._lease(model, keep_alive=keep_alive, slotless=True, gpu_layers=gpu_layers, watch=watch)
+        lease = self._lease(model, "load", keep_alive=keep_alive, slotless=True, gpu_layers=gpu_layers, watch=watch)
         async with lease as (_, resident):
             return self._show.resident(self._engine.state.residents[resident])
 
@@ -290,11 +295,12 @@ class Gateway:
         self._pins[(await self.find(name)).name] = False
         self._tell_pins()
 
+    def is_pinned(self, model: Model) -> bool:
+        """As said by hand, else as configured."""
+        return self._pins.get(model.name, model.entry.pin)
+
     def _tell_pins(self) -> None:
-        pins: set[VariantId] = set()
-        for model in self._catalog.models():
-            if model.variant is not None and self._pins.get(model.name, model.entry.pin):
-                pins.add(model.variant.id)
+        pins = {m.variant.id for m in self._catalog.models() if m.variant is not None and self.is_pinned(m)}
         self._engine.post(PinsChanged(self._engine.now(), frozenset(pins)))
 
     # --- to show

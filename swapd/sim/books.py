@@ -7,13 +7,9 @@ world that reads the core's sets believes the core's mistakes.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from enum import StrEnum
 
 from swapd.core.messages import (
     Command,
-    Death,
     Event,
     GrantLease,
     LoadProgressed,
@@ -24,7 +20,6 @@ from swapd.core.messages import (
     PolicyChanged,
     Refusal,
     RefuseRequest,
-    RequestArrived,
     RequestEnded,
     RevokeLease,
     StartWorker,
@@ -36,86 +31,9 @@ from swapd.core.messages import (
     WorkerLoaded,
 )
 from swapd.core.model import DeviceId, DeviceKind, Placement, RequestId, ResidentId, VariantId
+from swapd.errors import Death
+from swapd.sim.records import NEARLY, Answer, Ask, Broken, Hardware, Process, line_of
 from swapd.units import Bytes, Seconds, parse_share
-
-NEARLY = 1e-6
-"""Seconds that a sum of floats may be off."""
-
-
-class Broken(Exception):
-    """The core broke a promise. `story` has the last facts and orders, oldest first."""
-
-    def __init__(self, what: str, story: Iterable[str]) -> None:
-        self.what, self.story = what, tuple(story)
-        super().__init__("\n  ".join((what, *self.story)))
-
-
-class Answer(StrEnum):
-    NONE = "none"
-    GRANTED = "granted"
-    REFUSED = "refused"
-    REVOKED = "revoked"
-
-
-@dataclass(slots=True)
-class Ask:
-    """One request and what became of it."""
-
-    event: RequestArrived
-    hold: Seconds
-    answer: Answer = Answer.NONE
-    resident: ResidentId | None = None
-    failures: int = 0
-    """Loads of its variant that failed while it waited."""
-    is_over: bool = False
-
-    @property
-    def is_waiting(self) -> bool:
-        return self.answer is Answer.NONE and not self.is_over
-
-
-@dataclass(slots=True)
-class Process:
-    """One worker: what it physically has, and what the core was told of it."""
-
-    resident: ResidentId
-    variant: VariantId
-    placement: Placement
-    slots: int
-    need: dict[DeviceId, Bytes]
-    """What it has when all is loaded and touched."""
-    is_underrated: bool
-    keep_least: Seconds
-    keep_most: Seconds
-    """Its keep-alive; two numbers where the books cannot know which of two settings was in force."""
-    progress_at: Seconds
-    has: dict[DeviceId, Bytes] = field(default_factory=dict)
-    is_alive: bool = True
-    progress: float = 0.0
-    is_ready: bool = False
-    ready_at: Seconds = 0.0
-    used_at: Seconds = 0.0
-    is_dead: bool = False
-    is_stopped: bool = False
-    is_gone: bool = False
-    must_leave: bool = False
-    """Unloaded or replaced: no more grants, stopped when its last lease ends."""
-    may_drain: bool = False
-    """At some time somebody overdue was right to want its room, or other layers were wanted."""
-    leases: set[RequestId] = field(default_factory=set)
-
-    @property
-    def stays(self) -> bool:
-        return not (self.is_dead or self.is_stopped or self.must_leave)
-
-
-@dataclass(frozen=True, slots=True)
-class Hardware:
-    """One memory of the machine."""
-
-    id: DeviceId
-    kind: DeviceKind
-    total: Bytes
 
 
 class Books:
@@ -135,7 +53,7 @@ class Books:
         self.told_off: set[VariantId] = set()
         """Unloaded while it was waited for: its next resident may have to leave at once."""
         self.processes: dict[ResidentId, Process] = {}
-        self.last_resident = ResidentId(0)
+        self.used_ids: set[ResidentId] = set()
         self.taken_seen: dict[DeviceId, Bytes] = {}
         """Of each device, what was not ours at the last measurement that was delivered."""
         self.is_measuring = False
@@ -143,7 +61,7 @@ class Books:
         self.story: deque[tuple[Seconds, object]] = deque(maxlen=60)
 
     def broken(self, what: str) -> Broken:
-        return Broken(what, (f"{at:.3f} {_short(line)}" for at, line in self.story))
+        return Broken(what, (f"{at:.3f} {line_of(line)}" for at, line in self.story))
 
     def waiting(self, variant: VariantId | None = None) -> list[Ask]:
         return [a for a in self.open.values() if a.is_waiting and (variant is None or a.event.variant.id == variant)]
@@ -168,9 +86,6 @@ class Books:
         self.now = event.at
         self.story.append((event.at, event))
         match event:
-            case RequestArrived():
-                if not self.waiting(event.variant.id):
-                    self.group_since[event.variant.id] = event.at
             case RequestEnded():
                 self._ended(event.request)
             case UnloadRequested():
@@ -183,36 +98,43 @@ class Books:
             case MemoryMeasured():
                 self.taken_seen, self.is_measuring = taken or {}, False
             case LoadProgressed():
-                p = self.processes[event.resident]
-                if event.fraction > p.progress:
+                p = self.processes.get(event.resident)
+                if p is not None and event.fraction > p.progress:
                     p.progress, p.progress_at = event.fraction, event.at
             case WorkerLoaded():
-                p = self.processes[event.resident]
-                if not (p.is_stopped or p.is_dead or p.is_ready):
+                p = self.processes.get(event.resident)
+                if p is not None and not (p.is_stopped or p.is_dead or p.is_ready):
                     p.is_ready, p.ready_at, p.used_at = True, event.at, event.at
             case WorkerDied():
-                p = self.processes[event.resident]
-                if not p.is_stopped and not p.is_dead:
+                p = self.processes.get(event.resident)
+                if p is not None and not p.is_stopped and not p.is_dead:
                     p.is_dead = True
                     if not p.is_ready:
                         self._load_failed(p.variant, event.death)
             case WorkerGone():
-                p = self.processes[event.resident]
-                p.is_gone = p.is_stopped
+                p = self.processes.get(event.resident)
+                if p is not None:
+                    p.is_gone = p.is_stopped
             case StopRequested():
                 self.is_stopping = True
             case _:
                 pass
         self._mark_drains()
 
+    def _likes(self, ask: Ask, placement: Placement) -> bool:
+        wanted = ask.event.gpu_layers
+        has_gpu = any(h.kind is DeviceKind.GPU for h in self.hardware.values())
+        return wanted is None or placement.gpu_layers == (min(wanted, placement.layers) if has_gpu else 0)
+
     def _ended(self, request: RequestId) -> None:
         ask = self.open.pop(request, None)
         if ask is None:
             return
         ask.is_over = True
-        if ask.resident is not None and request in self.processes[ask.resident].leases:
-            self.processes[ask.resident].leases.discard(request)
-            self.processes[ask.resident].used_at = self.now
+        p = self.processes.get(ask.resident) if ask.resident is not None else None
+        if p is not None and request in p.leases:
+            p.leases.discard(request)
+            p.used_at = self.now
 
     def _unload(self, event: UnloadRequested) -> None:
         is_awaited = bool(self.waiting(event.variant)) and not event.force
@@ -236,7 +158,7 @@ class Books:
             for ask in waiting:
                 since, variant = ask.event.at, ask.event.variant.id
                 if variant == p.variant:
-                    p.may_drain |= ask.event.gpu_layers not in (None, p.placement.gpu_layers)
+                    p.may_drain |= not self._likes(ask, p.placement)
                 elif p.variant not in self.pins:
                     is_overdue = self.now - since >= self.policy.max_wait - NEARLY
                     p.may_drain |= is_overdue and self.now - p.ready_at >= self.policy.min_residency - NEARLY
@@ -273,7 +195,7 @@ class Books:
             raise self.broken(f"granted {command.request}, which does not wait")
         if p is None or not p.is_ready or not p.stays or p.variant != ask.event.variant.id or self.is_stopping:
             raise self.broken(f"granted {command.request} a resident that cannot serve it")
-        if ask.event.gpu_layers not in (None, p.placement.gpu_layers):
+        if not self._likes(ask, p.placement):
             raise self.broken(f"granted {command.request} other layers than it wants")
         first = min(self.waiting(p.variant), key=lambda a: a.event.at)
         late = self.now - first.event.at >= self.policy.max_wait + NEARLY
@@ -292,6 +214,7 @@ class Books:
         ask = self.asks.get(command.request)
         if ask is None or not ask.is_waiting:
             raise self.broken(f"refused {command.request}, which does not wait")
+        is_right = False
         match command.refusal:
             case Refusal.OVERLOADED:
                 is_right = event is ask.event and len(self.waiting()) > self.policy.max_queue
@@ -312,10 +235,12 @@ class Books:
 
     def _cannot_fit(self, ask: Ask, command: RefuseRequest) -> bool:
         device = command.device
+        if not device:
+            return 0 < self.policy.max_loaded <= len(self.pins - {ask.event.variant.id})
         if self.hardware[device].kind is DeviceKind.GPU and ask.event.gpu_layers == 0:
             return False
-        if self.pins - {ask.event.variant.id}:
-            return True  # what pinned reservations were promised is not in these books
+        if self.pins - {ask.event.variant.id} or any(p.is_underrated for p in self.processes.values()):
+            return True  # what underrated residents and pinned reservations were promised is not in these books
         most = min(self.limit(device), self.hardware[device].total - self.taken_seen[device]) - self.reserve(device)
         return command.needed > most
 
@@ -345,7 +270,7 @@ class Books:
     def start(self, command: StartWorker, new: Process) -> None:
         """Enter a worker just ordered. Raises Broken, also when its memory was not there to promise."""
         self.story.append((self.now, command))
-        if command.resident <= self.last_resident:
+        if command.resident in self.used_ids:
             raise self.broken(f"resident id {command.resident} used again")
         if self.is_stopping or not self.waiting(new.variant):
             raise self.broken(f"started a worker of {new.variant} for nobody")
@@ -357,14 +282,14 @@ class Books:
         if 0 < self.policy.max_loaded <= busy and not self.is_bent:
             raise self.broken(f"{busy + 1} residents where {self.policy.max_loaded} may be loaded")
         low = self.group_since[new.variant]
-        old = [k for at, k in self.keep_alives if at <= low][-1:]
-        possible = old + [k for at, k in self.keep_alives if at > low]
+        old = [k for at, k in self.keep_alives if at < low][-1:]
+        possible = old + [k for at, k in self.keep_alives if at >= low]
         owned = {a.event.owner_keep_alive for a in self.waiting(new.variant)} - {None}
         possible = [k for k in owned if k is not None] or possible
         new.keep_most = max(possible)
         new.keep_least = 0.0 if new.variant in self.told_off else min(possible)
         self.told_off.discard(new.variant)
-        self.last_resident = command.resident
+        self.used_ids.add(command.resident)
         self.processes[command.resident] = new
         self._check_memory(new)
 
@@ -404,25 +329,15 @@ class Books:
             is_idle = p.is_ready and not p.leases and not self.waiting(p.variant)
             if is_idle and p.variant not in self.pins and p.used_at + p.keep_most <= self.now:
                 raise self.broken(f"worker {p.resident} of {p.variant} outlived its keep-alive")
+        for ask in self.waiting():
+            if server := self._free_server(ask):
+                raise self.broken(f"{ask.event.request} waits though worker {server.resident} has a free slot")
         for p in [p for p in self.processes.values() if p.is_gone and not any(p.has.values())]:
             del self.processes[p.resident]
 
-
-def _short(line: object) -> str:
-    """An event or an order in a line that can be read."""
-    if isinstance(line, RequestArrived):
-        extra = {
-            "keep_alive": line.keep_alive,
-            "priority": line.priority,
-            "slotless": line.slotless,
-            "gpu_layers": line.gpu_layers,
-        }
-        words = "".join(f" {k}={v}" for k, v in extra.items() if v not in (None, 0, False) or k == "gpu_layers" and v == 0)
-        return f"? {line.request} wants {line.variant.id}{words}"
-    if isinstance(line, StartWorker):
-        return f"! StartWorker {line.resident} {line.variant.id} on {','.join(line.placement.devices) or 'host'}"
-    if isinstance(line, MemoryMeasured):
-        parts = (f"{d.id} free {d.free} held {dict(d.held)}" for d in line.devices)
-        return f"? MemoryMeasured {'; '.join(parts)}"
-    mark = "!" if isinstance(line, GrantLease | RefuseRequest | RevokeLease | StopWorker | MeasureMemory) else "?"
-    return f"{mark} {line}"
+    def _free_server(self, ask: Ask) -> Process | None:
+        for p in self.of(ask.event.variant.id):
+            serves = p.is_ready and p.stays and not p.may_drain and self._likes(ask, p.placement)
+            if serves and (ask.event.slotless or len(p.leases) < p.slots):
+                return p
+        return None

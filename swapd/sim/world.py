@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeAlias
 
 from swapd.core import eviction, scheduler
-from swapd.core.footprint import PROCESS
 from swapd.core.messages import (
     Command,
-    Death,
     Event,
     GrantLease,
     LoadProgressed,
@@ -38,30 +36,16 @@ from swapd.core.messages import (
     WorkerGone,
     WorkerLoaded,
 )
-from swapd.core.model import HOST, Device, DeviceId, DeviceKind, Placement, RequestId, ResidentId, Variant, VariantId
+from swapd.core.model import HOST, Device, DeviceId, DeviceKind, RequestId, ResidentId, VariantId
 from swapd.core.state import State, violations
-from swapd.sim.books import Ask, Books, Broken, Hardware, Process
+from swapd.errors import Death
+from swapd.sim.books import Books
+from swapd.sim.records import Ask, Broken, Hardware, Model, Process
 from swapd.units import Bytes, Seconds
 
 Chance: TypeAlias = Callable[[int], int]
 
 _DELAYS: tuple[Seconds, ...] = (0.0, 0.01, 0.1, 0.05, 0.3, 0.7, 1.1, 2.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A variant and what it really takes: so much less than its header says (negative: more)."""
-
-    variant: Variant
-    spare: Bytes = 0
-    owner_keep_alive: Seconds | None = None
-
-    def need(self, placement: Placement) -> dict[DeviceId, Bytes]:
-        weights = self.variant.shape.weights
-        if not placement.devices:
-            return {HOST: PROCESS + weights - self.spare}
-        on_card = weights * placement.gpu_layers // placement.layers
-        return {HOST: PROCESS + weights - on_card, placement.devices[0]: on_card - min(self.spare, on_card)}
 
 
 class World:
@@ -77,7 +61,7 @@ class World:
         faults: int = 0,
         names_processes: bool = True,
     ) -> None:
-        """`faults`: how many of 100 loads, ends and facts go wrong. `names_processes`: the driver tells whose memory."""
+        """`faults`: how many of 100 loads, ends and facts go wrong. `names_processes`: the driver does."""
         self.chance, self.models, self.faults = chance, {m.variant.id: m for m in models}, faults
         self.names_processes = names_processes
         self.now: Seconds = 0.0
@@ -125,8 +109,8 @@ class World:
 
     def crash(self, resident: ResidentId, death: Death = Death.CRASHED) -> None:
         """The process dies now; the core hears of it a little later."""
-        process = self.books.processes[resident]
-        if not process.is_alive:
+        process = self.books.processes.get(resident)
+        if process is None or not process.is_alive:
             return
         process.is_alive = False
         self._later(self._delay(), lambda: self._release(process))
@@ -273,10 +257,11 @@ class World:
         devices, taken = [], {}
         for hardware in self.books.hardware.values():
             held = {p.resident: p.has.get(hardware.id, 0) for p in self.books.processes.values() if p.is_alive}
-            listed = tuple((r, size) for r, size in held.items() if size) if self.names_processes else ()
+            is_host = hardware.kind is DeviceKind.HOST
+            listed = tuple((r, size) for r, size in held.items() if size) if self.names_processes or is_host else ()
             free = hardware.total - self.used(hardware.id)
-            kind = "psutil" if hardware.kind is DeviceKind.HOST else "nvml"
-            devices.append(Device(hardware.id, hardware.id, hardware.kind, kind, hardware.total, free, listed))
+            source = "psutil" if is_host else "nvml"
+            devices.append(Device(hardware.id, hardware.id, hardware.kind, source, hardware.total, free, listed))
             lingering = sum(p.has.get(hardware.id, 0) for p in self.books.processes.values() if p.is_gone)
             taken[hardware.id] = self.foreign[hardware.id] + lingering
         self._later(self._delay() / 10, lambda: self._tell(MemoryMeasured(self.now, tuple(devices)), taken))

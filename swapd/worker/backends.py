@@ -24,7 +24,7 @@ _FUNCTION = re.compile(r"^(\w+: )+(error loading model: )?(llama_model_loader: )
 _SAYS_NOTHING = re.compile(r"failed to load model|failed to read header|failed to create context")
 _FOR_PEOPLE = (
     (re.compile(r"invalid magic"), "it is no GGUF file"),
-    (re.compile(r"not within the file bounds|failed to read"), "the file is cut off"),
+    (re.compile(r"not within the file bounds|failed to read|exceeds remaining file size"), "the file is cut off"),
 )
 
 

@@ -138,9 +138,7 @@ class Model:
         params.type_k = params.type_v = _KV_TYPES[load.kv_type]
         params.offload_kqv = params.op_offload = self.gpu_layers > 0
         params.swa_full = False
-        params.kv_unified = bool(
-            __import__("os").environ.get("UNI")
-        )  # a cache of its own for each slot: nobody's attention walks over others' cells
+        params.kv_unified = False  # a cache of its own for each slot: no attention over the cells of others
         context = C.llama_init_from_model(self._model, params)
         if not context:
             raise CannotLoad(log.reason(), log.is_out_of_memory())

@@ -40,12 +40,12 @@ _Logits = npt.NDArray[np.float32]
 
 
 class Penalties:
-    """llama.cpp's repetition, presence and frequency penalties over the last tokens. Pure but for the row it changes."""
+    """llama.cpp's repetition, presence and frequency penalties over the last tokens."""
 
     def __init__(self, last: Tokens, repeat: float, presence: float, frequency: float) -> None:
         self._window: deque[int] = deque(maxlen=last)
         self._counts: dict[int, int] = {}
-        self._repeat, self._presence, self._frequency = np.float32([repeat, presence, frequency])
+        self._repeat, self._presence, self._frequency = repeat, presence, frequency
 
     def remember(self, token: int) -> None:
         counts, window = self._counts, self._window
@@ -63,8 +63,8 @@ class Penalties:
         tokens = np.fromiter(self._counts, np.intp, len(self._counts))
         times = np.fromiter(self._counts.values(), np.float32, len(self._counts))
         values = logits[tokens]
-        values = np.where(values <= 0, values * self._repeat, values / self._repeat)
-        logits[tokens] = values - (times * self._frequency + self._presence)
+        factors = np.where(values <= 0, np.float32(self._repeat), np.float32(1 / self._repeat))
+        logits[tokens] = values * factors - (times * self._frequency + self._presence)
 
 
 class Sampler:
@@ -84,7 +84,7 @@ class Sampler:
         if chain is not None and penalties is None:
             return int(C.llama_sampler_sample(chain, context, row))
         address = ctypes.addressof(C.llama_get_logits_ith(context, row).contents)
-        logits: _Logits = np.frombuffer(self._row.from_address(address), np.float32)
+        logits: _Logits = np.ctypeslib.as_array(self._row.from_address(address))
         if penalties is not None:
             penalties.apply(logits)
         token = int(logits.argmax()) if chain is None else int(C.llama_sampler_sample(chain, context, row))

@@ -230,7 +230,8 @@ class Slots:
 
     def _end(self, slot: _Slot, answer: _Answer, reason: StopReason) -> Finished:
         self._release(slot, answer)
-        return Finished(answer.request.id, Ending(reason, answer.usage(perf_counter()), answer.text.stop))
+        stop = answer.text.stop if answer.text.stop in answer.request.stop else None  # the template's own is no news
+        return Finished(answer.request.id, Ending(reason, answer.usage(perf_counter()), stop))
 
     def _release(self, slot: _Slot, answer: _Answer) -> None:
         slot.answer = None

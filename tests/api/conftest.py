@@ -151,8 +151,8 @@ class ScriptedGateway(Gateway):
                 return model
         raise ModelNotFound(name, ("tiny",))
 
-    async def rescan(self) -> None:
-        self.calls.append(("rescan",))
+    async def refresh(self) -> None:
+        self.calls.append(("refresh",))
 
     async def load(
         self, name: str, keep_alive: Seconds | None = None, gpu_layers: int | None = None, watch: Watch | None = None
@@ -172,6 +172,9 @@ class ScriptedGateway(Gateway):
         await self.find(name)
         self.calls.append(("unload", name, force, wait))
         return True
+
+    def is_pinned(self, model: Model) -> bool:
+        return model.entry.pin
 
     async def pin(self, name: str) -> None:
         await self.find(name)

@@ -373,7 +373,7 @@ async def test_models_are_listed_by_name_without_the_unusable(client: Client, ga
         {"id": "tiny", "object": "model", "created": 1_700_000_000, "owned_by": "swapd"},
         {"id": "org/big:7b", "object": "model", "created": 1_700_000_000, "owned_by": "swapd"},
     ]
-    assert ("rescan",) in gateway.calls
+    assert ("refresh",) in gateway.calls
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,9 @@ async def test_a_caller_that_goes_away_during_the_answer_frees_its_slot(
     assert gateway.cleaned == 1
 
 
-async def test_a_caller_that_stops_reading_and_goes_away_frees_its_slot(client: Client, gateway: ScriptedGateway) -> None:
+async def test_a_caller_that_stops_reading_and_goes_away_frees_its_slot(
+    client: Client, gateway: ScriptedGateway
+) -> None:
     """The write waits for the caller while the next piece is already awaited: both end, in order."""
     gateway.script = [Chunk("a" * 2**24, 1), asyncio.Event(), ENDING]
     reader, writer = await post_raw(client, CHAT, {**BODY, "stream": True})

@@ -16,6 +16,7 @@ import termios
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -189,7 +190,7 @@ class Daemon:
             def do_GET(self) -> None:
                 daemon._answer(self)
 
-            do_POST = do_GET
+            do_POST = do_GET  # noqa: N815 (the base class's names)
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
                 pass
@@ -235,8 +236,9 @@ class Daemon:
             elif isinstance(line, UntilClosed):
                 line.reached.set()
                 handler.connection.settimeout(PATIENCE)
-                if handler.connection.recv(1) == b"":
-                    line.closed.set()
+                with suppress(ConnectionResetError):  # closed with something unread
+                    assert handler.connection.recv(1) == b""
+                line.closed.set()
                 return
             else:
                 data = json.dumps(line).encode() + b"\n"

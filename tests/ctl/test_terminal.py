@@ -86,6 +86,7 @@ def test_a_message_of_several_lines(daemon: Daemon, script: type[Script], termin
     screen.expect("... ")
     screen.type('/bye\n"""\n')
     screen.expect("Read.")
+    screen.expect(">>> ")
     screen.type("\x04")
     assert screen.wait() == 0
     assert messages(daemon) == [[("user", "first\n/bye")]]
@@ -108,6 +109,7 @@ def test_ctrl_c_stops_the_answer_and_stays(daemon: Daemon, script: type[Script],
     screen.expect(">>> ")
     screen.type("and?\n")
     screen.expect("Done.")
+    screen.expect(">>> ")
     screen.type("\x04")
     assert screen.wait() == 0
     assert messages(daemon)[1] == [("user", "talk"), ("assistant", "So far"), ("user", "and?")]

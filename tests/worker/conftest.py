@@ -108,6 +108,9 @@ class Child:
         self.answers: dict[str, Answer] = {}
 
     def send(self, *messages: ToWorker) -> None:
+        for message in messages:
+            if isinstance(message, Generate):
+                self.answers[message.request.id] = Answer()
         self.socket.sendall(b"".join(map(encode, messages)))
 
     def receive(self) -> FromWorker:
@@ -120,13 +123,13 @@ class Child:
         frame = decode_from_worker(self._bodies.pop(0))
         if isinstance(frame, Pieces):
             for piece in frame.pieces:
-                answer = self.answers.setdefault(piece.request, Answer())
+                answer = self.answers[piece.request]
                 assert answer.last is None, f"{piece} after the last frame"
                 answer.text += piece.text
                 answer.tokens += piece.tokens
                 answer.pieces.append(piece.text)
         elif isinstance(frame, (Finished, Failed)):
-            answer = self.answers.setdefault(frame.request, Answer())
+            answer = self.answers[frame.request]
             assert answer.last is None, f"{frame} after the last frame"
             answer.last = frame
         return frame
@@ -150,18 +153,24 @@ class Child:
 
     def generate(self, *requests: GenerationRequest) -> list[Answer]:
         """All at once; their answers when every one has ended."""
-        for request in requests:
-            self.answers[request.id] = Answer()
         self.send(*map(Generate, requests))
         return self.finish(*(request.id for request in requests))
 
     def finish(self, *names: str) -> list[Answer]:
-        while any(self.answers.setdefault(name, Answer()).last is None for name in names):
+        while any(self.answers[name].last is None for name in names):
             self.receive()
         return [self.answers[name] for name in names]
 
     def stop(self, name: str) -> None:
         self.send(Stop(name))
+
+    def settle(self) -> None:
+        """End and forget whatever a test left running."""
+        left = [name for name, answer in self.answers.items() if answer.last is None]
+        for name in left:
+            self.stop(name)
+        self.finish(*left)
+        self.answers.clear()
 
     def wait_gone(self) -> int:
         """Exit code, once the process has ended."""
@@ -224,8 +233,7 @@ def spare() -> Iterator[Child]:
 
 
 @pytest.fixture(scope="module")
-def shared(smollm: Path) -> Iterator[Child]:
-    """SmolLM2 in four slots of 1024 tokens; tests must end what they begin."""
+def loaded(smollm: Path) -> Iterator[Child]:
     child = Child()
     try:
         child.start()
@@ -233,3 +241,10 @@ def shared(smollm: Path) -> Iterator[Child]:
         yield child
     finally:
         child.close()
+
+
+@pytest.fixture
+def shared(loaded: Child) -> Iterator[Child]:
+    """SmolLM2 in four slots of 1024 tokens, shared by a module's tests: what its slots hold is not known."""
+    yield loaded
+    loaded.settle()

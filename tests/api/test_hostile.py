@@ -1,0 +1,194 @@
+"""Bodies that nobody honest sends: a refusal in the right shape, and the next request is served."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swapd.api.app import GuardSettings, make_app
+from tests.api.conftest import Client, ScriptedGateway
+
+VALID: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}],
+        "temperature": 0.5,
+        "seed": 1,
+        "max_tokens": 5,
+        "stop": ["a"],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "keep_alive": "5m",
+        "n": 1,
+    },
+    "/v1/completions": {"model": "tiny", "prompt": ["a", [1, 2]], "top_k": 3, "top_p": 0.5, "echo": True},
+    "/api/generate": {"model": "tiny", "prompt": "hi", "options": {"num_ctx": 10, "stop": "x"}, "keep_alive": 3},
+    "/api/chat": {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "options": {"seed": 1}},
+    "/api/show": {"model": "tiny", "name": "tiny"},
+    "/swapd/models/tiny/load": {"keep_alive": 1, "gpu_layers": 1},
+    "/swapd/models/tiny/unload": {"force": False},
+}
+
+NOT_JSON = [
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b'"text"',
+    b"\x00",
+    b"\xff\xfe",
+    b'{"model": NaN}',
+    b'{"model": "tiny", "temperature": NaN, "prompt": "x"}',
+    b'{"model": "tiny", "temperature": -Infinity, "prompt": "x"}',
+    b'{"model": "tiny", "temperature": 1e999, "prompt": "x"}',
+    b'{"model": "tiny", "prompt": "\\ud800"}',
+    b'{"model": "tiny", "prompt": "\\udc00\\ud800"}',
+    b'{"model": "tiny", "\\ud800": 1}',
+    b'{"model": "tiny", "prompt": "\xed\xa0\x80"}',
+    b'{"model": "tiny",}',
+    b"{'model': 'tiny'}",
+    b'{"model": "tiny"} {}',
+    b'{"a":' * 100_000,
+    b'{"x":' + b"[" * 500 + b"]" * 500 + b"}",
+    b'{"seed": ' + b"9" * 5000 + b"}",
+]
+
+
+def says_error(path: str, text: str) -> bool:
+    """Whether this is an error in the shape of the path's dialect."""
+    said = json.loads(text)["error"]
+    if path.startswith("/api/"):
+        return isinstance(said, str) and bool(said)
+    if path.startswith("/v1/"):
+        return set(said) == {"message", "type", "param", "code"}
+    return {"code", "message"} <= set(said)
+
+
+@pytest.mark.parametrize("body", NOT_JSON)
+@pytest.mark.parametrize("path", [path for path in VALID if not path.startswith("/swapd/")])
+async def test_what_is_no_json_object_is_refused(client: Client, path: str, body: bytes) -> None:
+    response = await client.post(path, data=body)
+    text = await response.text()
+    assert response.status == 400, text
+    assert says_error(path, text)
+    assert len(text) < 500
+    assert (await client.post(path, json=VALID[path])).status == 200
+
+
+@pytest.mark.parametrize("path", ["/swapd/models/tiny/load", "/swapd/models/tiny/unload"])
+async def test_swapds_own_bodies_may_be_empty_but_not_broken(client: Client, path: str) -> None:
+    assert (await client.post(path, data=b"")).status == 200
+    assert (await client.post(path, data=b"{")).status == 400
+
+
+async def test_a_byte_order_mark_and_compression_are_no_harm(client: Client) -> None:
+    body = json.dumps(VALID["/api/chat"]).encode()
+    assert (await client.post("/api/chat", data=b"\xef\xbb\xbf" + body)).status == 200
+    headers = {"Content-Encoding": "gzip"}
+    assert (await client.post("/api/chat", data=gzip.compress(body), headers=headers)).status == 200
+    broken = await client.post("/api/chat", data=b"no gzip at all", headers=headers)
+    assert broken.status == 400
+    bomb = await client.post("/api/chat", data=gzip.compress(b" " * 2**26), headers=headers)
+    assert bomb.status == 413
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+    | st.sampled_from([2**31, 2**63, 2**64, -(2**64), 10**400, 1e308, -1, "-1", "9" * 400, ""]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@st.composite
+def spoiled(draw: st.DrawFn) -> tuple[str, Any]:
+    """A valid body of which one place, at any depth, holds something else."""
+    path = draw(st.sampled_from(sorted(VALID)))
+    body: Any = json.loads(json.dumps(VALID[path]))
+    place = body
+    while True:
+        key = draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+        if not place[key] or not isinstance(place[key], (dict, list)) or draw(st.booleans()):
+            place[key] = draw(JSON)
+            return path, body
+        place = place[key]
+
+
+class _Daemon:
+    """The application on an event loop of its own, so that every example meets the same one."""
+
+    def __init__(self, runner: asyncio.Runner) -> None:
+        self._runner = runner
+        self.gateway = ScriptedGateway()
+        self._client = runner.run(self._start())
+
+    async def _start(self) -> Client:
+        client = TestClient(TestServer(make_app(self.gateway, GuardSettings())))
+        await client.start_server()
+        return client
+
+    def post(self, path: str, data: bytes) -> tuple[int, str]:
+        async def post() -> tuple[int, str]:
+            response = await self._client.post(path, data=data)
+            return response.status, await response.text()
+
+        return self._runner.run(post())
+
+    def close(self) -> None:
+        self._runner.run(self._client.close())
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[_Daemon]:
+    with asyncio.Runner() as runner:
+        daemon = _Daemon(runner)
+        yield daemon
+        daemon.close()
+
+
+def check(daemon: _Daemon, path: str, data: bytes) -> None:
+    status, text = daemon.post(path, data)
+    assert status in {200, 400, 404}, text
+    assert status == 200 or says_error(path, text)
+    assert daemon.post("/api/show", b'{"model": "tiny"}')[0] == 200
+    assert daemon.gateway.open == 0
+
+
+@settings(max_examples=300, deadline=None)
+@given(spoiled())
+def test_one_wrong_value_anywhere(daemon: _Daemon, case: tuple[str, Any]) -> None:
+    path, body = case
+    check(daemon, path, json.dumps(body).encode())
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(sorted(VALID)), JSON)
+def test_any_json(daemon: _Daemon, path: str, body: Any) -> None:
+    check(daemon, path, json.dumps(body).encode())
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(sorted(VALID)), st.binary(max_size=200))
+def test_any_bytes(daemon: _Daemon, path: str, data: bytes) -> None:
+    check(daemon, path, data)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), st.sampled_from(["load", "pin", "unload"]))
+def test_any_name_in_a_path(daemon: _Daemon, name: str, verb: str) -> None:
+    status, text = daemon.post(f"/swapd/models/{quote(name, safe='')}/{verb}", b"")
+    assert status in {200, 404}, text
+    assert status == 200 or says_error("/swapd/", text)

@@ -1,0 +1,166 @@
+"""A check that finds nothing proves nothing: bugs are put into the core, and the world has to notice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from swapd.core import eviction
+from swapd.core.messages import Event, MemoryMeasured, WorkerGone
+from swapd.core.model import Device, DeviceId, Footprint, RequestId, ResidentId
+from swapd.core.resident import Cause, Phase, Resident
+from swapd.core.scheduler import _Step
+from swapd.core.state import State, Waiting
+from swapd.core.turn import Turn
+from swapd.sim.records import Broken
+from swapd.units import Bytes
+from tests.sim import storm
+
+WORLDS = 250
+"""Lives after which a bug has to be found; most take fewer than ten."""
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+def overcommits_by_one_byte(patch: pytest.MonkeyPatch) -> None:
+    def fits(self: Footprint, room: Mapping[DeviceId, Bytes]) -> bool:
+        return all(size <= room.get(device, 0) + 1 for device, size in self.parts)
+
+    patch.setattr(Footprint, "fits", fits)
+
+
+def has_a_budget_of_one_byte_more(patch: pytest.MonkeyPatch) -> None:
+    budget = State.budget
+
+    def more(self: State, device: Device) -> Bytes:
+        return budget(self, device) + 1
+
+    patch.setattr(State, "budget", more)
+
+
+def forgets_who_is_leaving(patch: pytest.MonkeyPatch) -> None:
+    def held(self: State) -> Footprint:
+        return Footprint.total(r.footprint for r in self.residents.values() if r.phase in (Phase.LOADING, Phase.READY))
+
+    patch.setattr(State, "held", held)
+
+
+def stops_a_leased_resident(patch: pytest.MonkeyPatch) -> None:
+    retire = Turn.retire
+
+    def at_once(self: Turn, resident: Resident, cause: Cause, reason: str) -> None:
+        retire(self, resident, cause, reason)
+        after = self.state.residents.get(resident.id)
+        if after is not None and after.phase is Phase.DRAINING:
+            self.unload_now(after)
+
+    patch.setattr(Turn, "retire", at_once)
+
+
+def drains_a_leased_resident_for_anybody(patch: pytest.MonkeyPatch) -> None:
+    def is_evictable(state: State, resident: Resident, *, busy: bool) -> bool:
+        return resident.phase is Phase.READY and not state.is_pinned(resident)
+
+    patch.setattr(eviction, "is_evictable", is_evictable)
+
+
+def evicts_the_pinned(patch: pytest.MonkeyPatch) -> None:
+    def is_evictable(state: State, resident: Resident, *, busy: bool) -> bool:
+        return state.is_idle(resident)
+
+    patch.setattr(eviction, "is_evictable", is_evictable)
+
+
+def forgets_a_waiting_request(patch: pytest.MonkeyPatch) -> None:
+    unqueue = Turn.unqueue
+
+    def and_the_last(self: Turn, waiting: Waiting) -> None:
+        unqueue(self, waiting)
+        rest = self.state.waiting.get(waiting.variant.id, ())
+        if len(rest) > 1:
+            unqueue(self, rest[-1])
+
+    patch.setattr(Turn, "unqueue", and_the_last)
+
+
+def counts_keep_alive_from_the_start(patch: pytest.MonkeyPatch) -> None:
+    def end(self: _Step, request: RequestId) -> None:
+        waiting = self.state.find_waiting(request)
+        if waiting is not None:
+            self.unqueue(waiting)
+        else:
+            self.drop_leases([request])
+
+    patch.setattr(_Step, "_end", end)
+
+
+def trusts_a_load_reported_after_the_stop(patch: pytest.MonkeyPatch) -> None:
+    def loaded(self: _Step, resident_id: ResidentId) -> None:
+        resident = self._known(resident_id)
+        if resident is not None:
+            now = self.state.now
+            self.put(replace(resident, phase=Phase.READY, loaded_at=now, used_at=now))
+            self.memory_moved()
+
+    patch.setattr(_Step, "_loaded", loaded)
+
+
+def trusts_an_end_that_nobody_ordered(patch: pytest.MonkeyPatch) -> None:
+    take = _Step.take
+
+    def trusting(self: _Step, event: Event) -> None:
+        known = self.state.residents.get(event.resident) if isinstance(event, WorkerGone) else None
+        if known is None:
+            take(self, event)
+        elif known.phase is not Phase.RESERVED:
+            self.drop_leases(self.state.leases_of(known.id))
+            self.put(replace(known, phase=Phase.GONE))
+            self.memory_moved()
+
+    patch.setattr(_Step, "take", trusting)
+
+
+def trusts_a_measurement_that_memory_has_outrun(patch: pytest.MonkeyPatch) -> None:
+    measured = _Step._measured
+
+    def trusting(self: _Step, event: MemoryMeasured) -> None:
+        self.state = replace(self.state, is_outdated=False)
+        measured(self, event)
+
+    patch.setattr(_Step, "_measured", trusting)
+
+
+def starts_on_an_old_measurement(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(State, "is_fresh", lambda self: bool(self.devices))
+
+
+def live(worlds: int) -> None:
+    for seed in range(worlds):
+        storm.story(Random(seed).randrange, 60)
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        overcommits_by_one_byte,
+        has_a_budget_of_one_byte_more,
+        forgets_who_is_leaving,
+        stops_a_leased_resident,
+        drains_a_leased_resident_for_anybody,
+        evicts_the_pinned,
+        forgets_a_waiting_request,
+        counts_keep_alive_from_the_start,
+        trusts_a_load_reported_after_the_stop,
+        trusts_an_end_that_nobody_ordered,
+        trusts_a_measurement_that_memory_has_outrun,
+        starts_on_an_old_measurement,
+    ],
+    ids=lambda plant: plant.__name__,
+)
+def test_a_core_that_is_noticed(plant: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    with pytest.raises(Broken):
+        live(WORLDS)
