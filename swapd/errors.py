@@ -100,11 +100,10 @@ class DoesNotFit(SwapdError):
     def __init__(self, name: str, device: str, needed: Bytes, available: Bytes, pinned: tuple[str, ...]) -> None:
         """No device: it is not memory that lacks, but a place."""
         pins = f" (pinned: {', '.join(pinned)})" if pinned else ""
-        lack = (
-            f"it needs {format_bytes(needed)} on {device}, and at most {format_bytes(max(available, 0))} can be made free"
-            if device
-            else "as many models as may be loaded at a time ([scheduler] max_loaded) are pinned"
-        )
+        lack = "as many models as may be loaded at a time ([scheduler] max_loaded) are pinned"
+        if device:
+            most = format_bytes(max(available, 0))
+            lack = f"it needs {format_bytes(needed)} on {device}, and at most {most} can be made free"
         super().__init__(f"cannot load {name!r}: {lack}{pins}")
         self.name, self.device, self.needed, self.available, self.pinned = name, device, needed, available, pinned
 

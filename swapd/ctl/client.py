@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import select
 import socket
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ from swapd.units import Seconds
 Json: TypeAlias = dict[str, Any]
 
 CONNECT_TIMEOUT: Final[Seconds] = 5.0
+_TURN: Final[Seconds] = 0.2
 START_HINT: Final = "start it with `systemctl --user start swapd`, or in a terminal with `swapd serve`"
 
 
@@ -102,6 +104,15 @@ def model_route(name: str, verb: str) -> str:
     return f"/swapd/models/{quote(name, safe='')}/{verb}"
 
 
+class _Socket(socket.socket):
+    """Waits in short turns: a Ctrl-C that comes just before a wait would be seen only at the wait's end."""
+
+    def recv_into(self, *arguments: Any) -> int:
+        while not select.select([self], [], [], _TURN)[0]:
+            pass
+        return super().recv_into(*arguments)
+
+
 class _Connection(http.client.HTTPConnection):
     """Connecting is bounded, answers are not: a load may take minutes, and Ctrl-C always works."""
 
@@ -111,11 +122,12 @@ class _Connection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         if self._address.path is not None:
-            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.sock = _Socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self.sock.settimeout(CONNECT_TIMEOUT)
             self.sock.connect(self._address.path)
         else:
-            self.sock = socket.create_connection((self._address.host, self._address.port), CONNECT_TIMEOUT)
+            opened = socket.create_connection((self._address.host, self._address.port), CONNECT_TIMEOUT)
+            self.sock = _Socket(fileno=opened.detach())
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.sock.settimeout(None)
 

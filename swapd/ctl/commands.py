@@ -29,16 +29,15 @@ def status(client: Client, arguments: Namespace) -> None:
 
 def ps(client: Client, arguments: Namespace) -> None:
     models = _list(client.get("/swapd/status"), "models")
-    digests = _digests(client)
+    running = _list(client.get("/api/ps"), "models")  # of another moment: what came since has no ID yet
+    digests = {str(model["name"]): str(model.get("digest", "")) for model in running}
     document = {"models": [model | {"digest": digests.get(model["name"])} for model in models]}
     _tell(arguments, document, lambda: pages.ps(models, digests, _now()))
 
 
 def ls(client: Client, arguments: Namespace) -> None:
     models = _list(client.get("/swapd/models"), "models")
-    digests = _digests(client)
-    document = {"models": [model | {"digest": digests.get(model["name"])} for model in models]}
-    _tell(arguments, document, lambda: pages.ls(models, digests, _now()))
+    _tell(arguments, {"models": models}, lambda: pages.ls(models, _now()))
 
 
 def show(client: Client, arguments: Namespace) -> None:
@@ -119,24 +118,22 @@ COMMANDS: Final[Mapping[str, Command]] = MappingProxyType(
 def _load(client: Client, arguments: Namespace, wishes: Json) -> Json:
     """The resident, once it is ready; meanwhile the progress line."""
     progress = Progress(sys.stderr, quiet=arguments.json)
+    resident: Json | None = None
     lines = client.stream(
         model_route(arguments.model, "load"), {key: value for key, value in wishes.items() if value is not None}
     )
     try:
         for line in lines:
             if "name" in line:
-                return line
-            progress.show(str(line.get("status", "")), line.get("fraction"))
+                resident = line
+            else:
+                progress.show(str(line.get("status", "")), line.get("fraction"))
     finally:
         progress.clear()
         lines.close()
-    raise client.cut_off()
-
-
-def _digests(client: Client) -> dict[str, str]:
-    """Of every usable model, by name."""
-    models = _list(client.get("/api/tags"), "models")
-    return {str(model["name"]).removesuffix(":latest"): str(model.get("digest", "")) for model in models}
+    if resident is None:
+        raise client.cut_off()
+    return resident
 
 
 def _find(models: list[Json], name: str) -> Json:

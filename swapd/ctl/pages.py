@@ -24,14 +24,14 @@ def ps(models: Sequence[Json], digests: Mapping[str, str], now: datetime) -> str
     return table(headers, [_resident_row(model, identifier(digests.get(model["name"])), now) for model in models])
 
 
-def ls(models: Sequence[Json], digests: Mapping[str, str], now: datetime) -> str:
+def ls(models: Sequence[Json], now: datetime) -> str:
     """The catalog; what cannot be used comes in a block of its own, with the reasons."""
     usable = [model for model in models if model["usable"]]
     unusable = [model for model in models if not model["usable"]]
     rows = [
         (
             model["name"],
-            identifier(digests.get(model["name"])),
+            identifier(model["digest"]),
             format_bytes(model["size"]),
             model["quantization"] or "-",
             model["context"] or "-",
@@ -115,7 +115,7 @@ def status(document: Json, address: str, now: datetime) -> str:
 def loaded(resident: Json) -> str:
     """One line: what is where, and how long that took."""
     return cell(
-        f"{resident['name']} is loaded: {processor(resident)}, {format_bytes(size(resident))} "
+        f"{resident['name']} is loaded: {resident['placement']}, {format_bytes(size(resident))} "
         f"({_by_device(_bytes(resident))}), {_slots(resident)}, in {format_duration(resident['load_s'])}"
     )
 
@@ -131,17 +131,6 @@ def timings(final: Json) -> str:
     return "\n".join(f"{name:<8}{first:<34}{cell(second)}".rstrip() for name, first, second in rows)
 
 
-def processor(resident: Json) -> str:
-    """`"100% GPU"`, `"100% CPU"`, `"63%/37% GPU/CPU"`, by layers: what computes, not where caches are."""
-    layers, on_gpu = resident["layers"], resident["gpu_layers"]
-    if not layers:
-        return "-"
-    if on_gpu in (0, layers):
-        return "100% GPU" if on_gpu else "100% CPU"
-    percent = min(max(round(100 * on_gpu / layers), 1), 99)
-    return f"{percent}%/{100 - percent}% GPU/CPU"
-
-
 def size(resident: Json) -> Bytes:
     """Over all devices: measured, or before that predicted."""
     return sum(_bytes(resident).values())
@@ -152,13 +141,13 @@ def vram(resident: Json) -> Bytes:
 
 
 def until(resident: Json, now: datetime) -> str:
-    """When an idle resident leaves. While it loads or works there is no such time yet."""
+    """When a resident leaves if nobody asks for it; while it loads there is no such time yet."""
     if resident["state"] in _STOPPING:
         return "Stopping..."
     if resident["expires_at"] is not None:
         left = datetime.fromisoformat(resident["expires_at"]) > now
         return when(resident["expires_at"], now) if left else "Stopping..."
-    return "Forever" if resident["pinned"] or resident["state"] == "ready" else "-"
+    return "-" if resident["state"] == "loading" and not resident["pinned"] else "Forever"
 
 
 def identifier(digest: str | None) -> str:
@@ -172,7 +161,7 @@ def _resident_row(model: Json, short_id: str, now: datetime) -> tuple[object, ..
         model["name"],
         short_id,
         format_bytes(size(model)),
-        processor(model),
+        model["placement"],
         format_bytes(vram(model)),
         model["context"],
         f"{model['slots_busy']}/{model['slots']}",
@@ -185,7 +174,7 @@ def _resident_facts(resident: Json, now: datetime) -> list[tuple[str, object]]:
     layers, on_gpu = resident["layers"], resident["gpu_layers"]
     facts: list[tuple[str, object]] = [
         ("state", resident["state"]),
-        ("placement", f"{processor(resident)} ({on_gpu} of {count(layers, 'layer')} on the GPU)"),
+        ("placement", f"{resident['placement']} ({on_gpu} of {count(layers, 'layer')} on the GPU)"),
         ("slots", f"{_slots(resident)}, {resident['slots_busy']} busy"),
         ("worker", f"pid {resident['pid']}" if resident["pid"] else "-"),
         ("served", f"{count(resident['requests'], 'request')}, {count(resident['tokens'], 'token')}"),

@@ -58,6 +58,7 @@ def converse(client: Client, route: str, body: Json, write: Callable[[str], None
 
     However it ends, Ctrl-C included, the connection is closed on the way out: the slot is free.
     """
+    final: Json | None = None
     lines = client.stream(route, body)
     try:
         for line in lines:
@@ -70,11 +71,13 @@ def converse(client: Client, route: str, body: Json, write: Callable[[str], None
                 progress.clear()
                 write(str(text))
             if line.get("done"):
-                return line
+                final = line  # and on to the end of the stream: hanging up now would look like a caller who left
     finally:
         progress.clear()
         lines.close()
-    raise client.cut_off()
+    if final is None:
+        raise client.cut_off()
+    return final
 
 
 def options(arguments: Namespace) -> Json:

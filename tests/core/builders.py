@@ -56,7 +56,7 @@ class Desk:
         plain: dict[str, Any] = {"vram_reserve": 0, "host_reserve": 0, "keep_alive": float("inf")}
         self.policy = Policy(**{**plain, **policy})
         self.state = State(policy=self.policy)
-        self.cards = {card: total for card in cards}
+        self.cards = dict.fromkeys(cards, total)
         self.host = 64 * GiB if cards else total
         self.foreign: dict[DeviceId, Bytes] = {}
         self.at = 0.0
@@ -78,7 +78,16 @@ class Desk:
         return self.tell(RequestEnded(self.at, RequestId(request)))
 
     def measured(self, held: Mapping[tuple[int, DeviceId], Bytes] | None = None) -> list[Command]:
-        """`held`: what single residents have on a device, where that is not what the core believes."""
+        """The answer to what the core ordered, and to what it orders again because memory had moved.
+
+        `held`: what single residents have on a device, where that is not what the core believes.
+        """
+        orders = self.tell(self.look(held))
+        while self.state.is_measuring:
+            orders += self.tell(self.look(held))
+        return [order for order in orders if order != MEASURE]
+
+    def look(self, held: Mapping[tuple[int, DeviceId], Bytes] | None = None) -> MemoryMeasured:
         devices = []
         for device, total in {**self.cards, HOST: self.host}.items():
             has = {r.id: r.footprint[device] for r in self.state.in_phases(HOLDING)}
@@ -87,7 +96,7 @@ class Desk:
             kind = DeviceKind.HOST if device == HOST else DeviceKind.GPU
             listed = tuple((r, size) for r, size in has.items() if size)
             devices.append(Device(device, device, kind, "test", total, free, listed))
-        return self.tell(MemoryMeasured(self.at, tuple(devices)))
+        return MemoryMeasured(self.at, tuple(devices))
 
     def progressed(self, resident: int, fraction: float) -> list[Command]:
         return self.tell(LoadProgressed(self.at, ResidentId(resident), fraction))

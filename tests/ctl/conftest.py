@@ -34,6 +34,7 @@ RESIDENT: Json = {
     "pid": 4711,
     "gpu_layers": 31,
     "layers": 31,
+    "placement": "100% GPU",
     "context": 4096,
     "slots": 4,
     "slots_busy": 1,
@@ -86,6 +87,7 @@ MODEL: Json = {
     "parameters": 134_515_008,
     "quantization": "Q4_1",
     "template": True,
+    "digest": "0123456789abcdef" * 4,
     "pinned": False,
 }
 BROKEN: Json = MODEL | {
@@ -166,9 +168,7 @@ class Daemon:
         self.replies: dict[tuple[str, str], Reply | Callable[[Request], Reply]] = {
             ("GET", "/swapd/status"): Reply(STATUS),
             ("GET", "/swapd/models"): Reply({"models": [MODEL, GEMMA, BROKEN]}),
-            ("GET", "/api/tags"): Reply(
-                {"models": [{"name": "smollm2-135m:latest", "digest": "0123456789abcdef" * 4}]}
-            ),
+            ("GET", "/api/ps"): Reply({"models": [{"name": "smollm2-135m", "digest": MODEL["digest"]}]}),
             ("POST", "/swapd/models/smollm2-135m/load"): Reply(
                 lines=[
                     {"status": "loading smollm2-135m: 42%", "position": 0, "fraction": 0.42},
@@ -188,7 +188,8 @@ class Daemon:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                daemon._answer(self)
+                with suppress(BrokenPipeError, ConnectionResetError):  # clients may leave
+                    daemon._answer(self)
 
             do_POST = do_GET  # noqa: N815 (the base class's names)
 
@@ -349,6 +350,13 @@ class Terminal:
             assert self._read(deadline), f"no {text!r} in {self.shown[self._seen :]!r}"
         before, self._seen = self._seen, at + len(text)
         return self.shown[before : self._seen]
+
+    def press_until(self, key: str, text: str) -> None:
+        """Press until `text` is shown: a Ctrl-C between two waits of a program is seen only with its next key."""
+        while text not in self.shown[self._seen :]:
+            self.type(key)
+            self._read(time.monotonic() + 1.0)
+        self.expect(text)
 
     def wait(self) -> int:
         """The exit status; `shown` is complete then."""

@@ -33,19 +33,8 @@ def test_ps_without_residents_is_its_head() -> None:
     assert len(pages.ps([], {}, NOW).splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("gpu_layers", "layers", "told"),
-    [
-        (31, 31, "100% GPU"),
-        (0, 31, "100% CPU"),
-        (63, 100, "63%/37% GPU/CPU"),
-        (1, 1000, "1%/99% GPU/CPU"),
-        (999, 1000, "99%/1% GPU/CPU"),
-        (0, 0, "-"),
-    ],
-)
-def test_the_processor_says_where_the_layers_are(gpu_layers: int, layers: int, told: str) -> None:
-    assert pages.processor({"gpu_layers": gpu_layers, "layers": layers}) == told
+def test_ps_says_where_the_layers_are_in_the_daemons_words(script: type[Script]) -> None:
+    assert "    63%/37% GPU/CPU    " in pages.ps([script.RESIDENT | {"placement": "63%/37% GPU/CPU"}], {}, NOW)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +42,7 @@ def test_the_processor_says_where_the_layers_are(gpu_layers: int, layers: int, t
     [
         ({}, "4 minutes from now"),
         ({"expires_at": None}, "Forever"),
-        ({"expires_at": None, "state": "busy"}, "-"),
+        ({"expires_at": None, "state": "busy"}, "Forever"),
         ({"expires_at": None, "state": "loading"}, "-"),
         ({"expires_at": None, "state": "busy", "pinned": True}, "Forever"),
         ({"state": "draining"}, "Stopping..."),
@@ -74,7 +63,7 @@ def test_a_loading_resident_shows_its_prediction_and_how_far_it_is(script: type[
 
 
 def test_ls_lists_what_cannot_be_used_below_with_the_reason(script: type[Script]) -> None:
-    usable, unusable = pages.ls([script.MODEL, script.BROKEN, script.GEMMA], DIGESTS, NOW).split("\n\n")
+    usable, unusable = pages.ls([script.MODEL, script.BROKEN, script.GEMMA], NOW).split("\n\n")
     assert usable.splitlines()[0].split() == ["NAME", "ID", "SIZE", "QUANT", "CONTEXT", "STATE", "MODIFIED"]
     assert "smollm2-135m    0123456789ab    98 MiB    Q4_1" in usable
     assert "2 days ago" in usable
@@ -126,7 +115,7 @@ def test_a_load_is_told_in_one_line(script: type[Script]) -> None:
 
 def test_names_cannot_command_the_terminal(script: type[Script]) -> None:
     evil = {"name": "a\x1b[2J\nb", "path": "/\x9b2J\u202e", "reason": "\x07"}
-    for page in (pages.ls([script.BROKEN | evil], {}, NOW), pages.show(script.BROKEN | evil, None, NOW)):
+    for page in (pages.ls([script.BROKEN | evil], NOW), pages.show(script.BROKEN | evil, None, NOW)):
         assert not {"\x1b", "\x9b", "\u202e", "\x07"} & set(page)
         assert "a␛[2J␊b" in page
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -41,7 +42,9 @@ def swapctl(manager: UserManager, *arguments: str) -> subprocess.CompletedProces
 
 def wait_main_pid(manager: UserManager, accepted: Callable[[int], bool]) -> int:
     """The daemon's process id, as soon as the manager calls it active and it is one of these."""
-    for _ in range(600):
+    seen: dict[str, str] = {}
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
         seen = manager.show(SERVICE, "MainPID", "ActiveState")
         if seen["ActiveState"] == "active" and accepted(int(seen["MainPID"])):
             return int(seen["MainPID"])

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ollama
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 
 from swapd.demo import models
 from swapd.units import MiB
 from tests.e2e.conftest import COMMON, GEMMA, SMOL, Daemon, Start
 
 pytestmark = pytest.mark.e2e
+
+TURN: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Say hello to me."}]
 
 
 def smol_path() -> str:
@@ -55,27 +58,25 @@ def test_official_clients_chat_with_both_models_while_they_swap(start: Start) ->
     daemon = start(ROOM_FOR_ONE)
     with openai.OpenAI(base_url=f"{daemon.url}/v1", api_key="none", max_retries=0) as client:
         for model in (SMOL, GEMMA):
-            messages = [{"role": "user", "content": "Say hello to me."}]
-            whole = client.chat.completions.create(model=model, messages=messages, max_tokens=12, temperature=0)  # type: ignore[arg-type,call-overload]
+            whole = client.chat.completions.create(model=model, messages=TURN, max_tokens=12, temperature=0)
             assert whole.choices[0].message.content
+            assert whole.usage is not None
             assert whole.usage.completion_tokens <= 12
             stream = client.chat.completions.create(
-                model=model,
-                messages=messages,  # type: ignore[arg-type]
-                max_tokens=12,
-                temperature=0,
-                stream=True,
+                model=model, messages=TURN, max_tokens=12, temperature=0, stream=True
             )
-            pieces = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
-            assert "".join(pieces) == whole.choices[0].message.content
+            told = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
+            assert "".join(told) == whole.choices[0].message.content
             assert daemon.resident_names() == {model}
         assert {model.id for model in client.models.list()} == {SMOL, GEMMA}
     with ollama.Client(host=daemon.url) as other:
         for model in (SMOL, GEMMA):
-            answer = other.chat(model, [{"role": "user", "content": "Say hello."}], options={"num_predict": 8})
+            answer = other.chat(
+                model, [{"role": "user", "content": "Say hello."}], options={"num_predict": 8, "temperature": 0}
+            )
             assert answer.message.content
-            told = other.generate(model, "Say hello.", stream=True, options={"num_predict": 8})
-            assert "".join(part.response for part in told)
+            parts = other.generate(model, "Say hello.", stream=True, options={"num_predict": 8, "temperature": 0})
+            assert "".join(part.response for part in parts)
             assert [resident.model for resident in other.ps().models] == [model]
         assert {model.model for model in other.list().models} == {SMOL, GEMMA}
 

@@ -168,7 +168,7 @@ def test_a_daemon_that_is_gone_before_the_worker_starts_leaves_none() -> None:
 
 @pytest.fixture
 def orphan(smollm: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A daemon of its own process with a loaded worker, whose socket a third process (we) would hold open."""
+    """A process that plays the daemon, and the id of its loaded worker."""
     program = (
         "import sys, time\n"
         "from pathlib import Path\n"

@@ -1,0 +1,23 @@
+"""Run the measurements: `python -m benchmarks [streams …]`.
+
+LLAMA_SERVER names a llama-server to compare with (built from llama-cpp-python's source package, say);
+without one the figures of swapd stand alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from benchmarks import streams
+
+MEASUREMENTS = {"streams": streams.main}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[[], *MEASUREMENTS], help="which; all by default")
+    for name in parser.parse_args().names or MEASUREMENTS:
+        MEASUREMENTS[name]()
+
+
+main()

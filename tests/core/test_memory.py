@@ -1,0 +1,178 @@
+"""What is promised, what is measured, and what is learnt: no byte is given twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from swapd.core.footprint import PROCESS, arithmetic, compute_bytes, kv_bytes
+from swapd.core.messages import MemoryMeasured, RefuseRequest
+from swapd.core.model import HOST, Device, DeviceKind, Footprint, Placement, Shape
+from swapd.core.state import FRESH
+from swapd.units import GiB, MiB
+from tests.core.builders import CARD, MEASURE, Desk, Phase, refused, started, stopped, variant
+
+A, B = variant("a", 6 * GiB), variant("b", 4 * GiB)
+GEMMA3_VOCABULARY, GEMMA3_EMBEDDING = 262_144, 640
+SMOLLM2 = Shape("llama", 30, 576, 9, (3,) * 30, 64, 64, 49_152, 8192, 98 * 10**6)
+"""SmolLM2-135M at Q4_1."""
+
+
+def test_a_model_that_fills_the_card_to_the_byte_fits() -> None:
+    desk = Desk()
+    desk.idle(A)
+    desk.wants(B, "1")
+    orders = desk.measured()
+    assert (stopped(orders), started(orders)) == ([], ["b"])
+
+
+def test_a_byte_more_does_not() -> None:
+    desk = Desk()
+    desk.idle(A)
+    desk.wants(variant("b", 4 * GiB + 1), "1")
+    assert stopped(desk.measured()) == [1]
+
+
+def test_the_reserve_and_the_limit_are_kept_free() -> None:
+    desk = Desk(vram_reserve=GiB, vram_limit="50%")
+    desk.wants(variant("a", 4 * GiB + 1), "1")
+    (order,) = desk.measured()
+    assert isinstance(order, RefuseRequest)
+    assert order.available == 4 * GiB
+    desk.wants(B, "2")
+    desk.measured()
+    assert desk.loads() == ["b"]
+
+
+def test_without_a_card_the_host_stands_in_for_one() -> None:
+    desk = Desk(cards=(), vram_limit="50%")
+    desk.wants(variant("a", 6 * GiB), "1")
+    assert refused(desk.measured()) == {"1": "does not fit"}
+    desk.wants(variant("b", 5 * GiB - PROCESS), "2")
+    desk.measured()
+    assert desk.loads() == ["b"]
+
+
+def test_what_others_took_is_not_given_away() -> None:
+    """Scenario 26: another program takes 3 GiB after A was loaded."""
+    desk = Desk()
+    desk.idle(A)
+    desk.foreign[CARD] = 3 * GiB
+    desk.wants(B, "1")
+    assert stopped(desk.measured()) == [1]
+
+
+def test_a_late_release_delays_the_load_and_no_longer() -> None:
+    """Scenario 27: the process is gone, its memory not yet: nothing is started until it is seen free."""
+    desk = Desk()
+    desk.idle(A)
+    desk.wants(variant("b", 8 * GiB), "1")
+    assert stopped(desk.measured()) == [1]
+    unlisted = (Device(CARD, CARD, DeviceKind.GPU, "test", 10 * GiB, 4 * GiB), desk.look().devices[1])
+    assert started(desk.tell(MemoryMeasured(desk.at, unlisted))) == []
+    assert refused(desk.tell(MemoryMeasured(desk.at, unlisted))) == {}
+    assert desk.gone(1) == [MEASURE]
+    assert started(desk.measured()) == ["b"]
+
+
+def test_memory_that_never_comes_back_makes_the_budget_smaller() -> None:
+    """Scenario 27, the settle limit passed: the newcomer is told, and nobody waits for ever."""
+    desk = Desk()
+    desk.idle(A)
+    desk.wants(variant("b", 8 * GiB), "1")
+    desk.measured()
+    desk.foreign[CARD] = 6 * GiB
+    desk.gone(1)
+    assert refused(desk.measured()) == {"1": "does not fit"}
+
+
+def test_nothing_is_started_on_an_old_measurement() -> None:
+    desk = Desk()
+    desk.idle(A)
+    desk.wants(B, "1")
+    desk.measured()
+    desk.ends("1")
+    desk.at += 2 * FRESH
+    assert desk.wants(variant("c", GiB), "2") == [MEASURE]
+
+
+def test_an_answer_that_memory_has_outrun_is_asked_again() -> None:
+    """Ordered before A was loaded, it may show half of it: nothing is started on it, and nothing learnt from it."""
+    desk = Desk()
+    desk.wants(A, "1")
+    desk.measured()
+    desk.at += 1.0
+    assert desk.wants(B, "2") == [MEASURE]
+    desk.loaded(1)
+    assert desk.tell(desk.look({(1, CARD): GiB})) == [MEASURE]
+    assert desk.state.lessons == {}
+    assert desk.state.residents[desk.resident(A).id].footprint[CARD] == 6 * GiB
+
+
+def test_what_a_load_really_took_is_promised_the_next_time() -> None:
+    desk = Desk()
+    loaded = desk.serve(A, "1")
+    desk.wants(B, "2")
+    desk.measured({(loaded, CARD): 5 * GiB})
+    assert desk.resident(A).footprint[CARD] == 5 * GiB
+    desk.ends("1")
+    desk.unload("a")
+    desk.gone(loaded)
+    desk.wants(A, "3")
+    desk.measured()
+    assert desk.resident(A).predicted[CARD] == 5 * GiB
+
+
+def test_host_memory_counts_as_predicted_until_it_is_touched() -> None:
+    """Buffers there become resident only as they are used."""
+    desk = Desk(cards=())
+    loaded = desk.serve(A, "1")
+    desk.wants(variant("b", 5 * GiB), "2")
+    desk.measured({(loaded, HOST): 2 * GiB})
+    assert desk.loads() == ["a"]
+
+
+def test_a_driver_that_lists_nobody_does_not_make_our_own_memory_foreign() -> None:
+    """Found by the simulated machine: what A held counted as taken by others, and B was refused."""
+    desk = Desk()
+    loaded = desk.idle(A)
+    desk.wants(variant("b", 8 * GiB), "1")
+    unnamed = (Device(CARD, CARD, DeviceKind.GPU, "test", 10 * GiB, 4 * GiB), desk.look().devices[1])
+    assert stopped(desk.tell(MemoryMeasured(desk.at, unnamed))) == [loaded]
+
+
+def test_a_room_taken_by_others_is_promised_to_nobody_any_more() -> None:
+    """The reservation is given up, and its requests get another turn."""
+    desk = Desk()
+    desk.idle(A)
+    desk.wants(variant("b", 8 * GiB), "1")
+    desk.measured()
+    assert desk.phase(2) is Phase.RESERVED
+    desk.foreign[CARD] = 3 * GiB
+    desk.gone(1)
+    assert refused(desk.measured()) == {"1": "does not fit"}
+    assert desk.phase(2) is Phase.GONE
+
+
+# --- header arithmetic
+
+
+def test_the_compute_buffer_is_near_what_llama_cpp_takes() -> None:
+    """Measured at 512: 97 MiB for SmolLM2, 513 MiB for Gemma; the arithmetic is an upper bound, and no wild one."""
+    gemma = replace(SMOLLM2, vocabulary=GEMMA3_VOCABULARY, embedding=GEMMA3_EMBEDDING)
+    assert 513 * MiB <= compute_bytes(gemma, 512) <= 1.25 * 513 * MiB
+    assert 97 * MiB <= compute_bytes(SMOLLM2, 512) <= 1.25 * 97 * MiB
+    assert compute_bytes(SMOLLM2, 64) * 8 == compute_bytes(SMOLLM2, 512)
+
+
+def test_the_cache_takes_what_its_types_say() -> None:
+    """2,000 tokens of SmolLM2 were 46 MB when saved: keys and values of 30 layers, 3 heads of 64, two bytes each."""
+    assert kv_bytes(SMOLLM2, 2000, "f16") == 2 * 30 * 3 * 64 * 2000 * 2
+    assert abs(kv_bytes(SMOLLM2, 2000, "f16") - 46e6) < 0.5e6
+    assert kv_bytes(SMOLLM2, 2048, "q8_0") == kv_bytes(SMOLLM2, 2048, "f16") * 17 // 32
+
+
+def test_weights_and_cache_are_shared_between_card_and_host() -> None:
+    model = variant("a", 4 * GiB)
+    assert arithmetic(model, Placement((CARD,), 4, 4, 512)) == Footprint.of({CARD: 4 * GiB, HOST: PROCESS})
+    assert arithmetic(model, Placement((CARD,), 1, 4, 512)) == Footprint.of({CARD: GiB, HOST: PROCESS + 3 * GiB})
+    assert arithmetic(model, Placement((), 0, 4, 512)) == Footprint.of({HOST: PROCESS + 4 * GiB})
