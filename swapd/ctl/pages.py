@@ -84,7 +84,9 @@ def status(document: Json, address: str, now: datetime) -> str:
     ]
     blocks = [
         f"swapd {cell(document['version'])}, up for {span(document['uptime_s'])}, at {cell(address)}",
-        table(("DEVICE", "NAME", *(column.upper() for column in columns)), devices),
+        table(("DEVICE", "NAME", *(column.upper() for column in columns)), devices)
+        if devices
+        else "No device is measured yet.",
     ]
     if document["models"]:
         headers = ("MODEL", "SIZE", "PROCESSOR", "VRAM", "CONTEXT", "SLOTS", "STATE", "UNTIL")

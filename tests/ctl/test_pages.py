@@ -102,7 +102,8 @@ def test_status_tells_devices_residents_waiting_and_counters(script: type[Script
 
 
 def test_status_at_rest(script: type[Script]) -> None:
-    page = pages.status(script.STATUS | {"models": [], "queue": []}, "", NOW)
+    page = pages.status(script.STATUS | {"models": [], "queue": [], "devices": []}, "", NOW)
+    assert "No device is measured yet." in page
     assert "No model is loaded." in page
     assert "No request is waiting." in page
 
