@@ -19,16 +19,18 @@ from aiohttp import web
 from swapd import __version__
 from swapd.api.app import GUARD, RUNNER_OPTIONS, GuardSettings, make_app
 from swapd.config import Settings, load
-from swapd.core.messages import PolicyChanged, StopRequested, UnloadRequested
+from swapd.core.messages import LessonsRead, PolicyChanged, StopRequested, UnloadRequested
 from swapd.errors import InvalidConfig
 from swapd.host.catalog import Catalog
 from swapd.host.cores import FreeCores
 from swapd.host.listen import TcpAddress, UnixAddress, inherited, open_tcp, open_unix
 from swapd.host.memory import MachineMemory
 from swapd.pool.pool import Pool
+from swapd.pool.sizer import Sizer
 from swapd.runtime.engine import Engine
 from swapd.runtime.gateway import Gateway
 from swapd.runtime.journal import Journal
+from swapd.runtime.learnt import Learnt
 from swapd.runtime.sdnotify import notify, watchdog_interval
 from swapd.units import Seconds
 
@@ -104,17 +106,24 @@ async def running(
 
     A bug in the core or a part that breaks ends the block with its exception.
     """
-    memory = MachineMemory()
+    pool, sizer = Pool(settings.threads, FreeCores()), Sizer()
+    memory = MachineMemory(extra=pool.devices)
     catalog = make_catalog(settings)
     try:
         await asyncio.to_thread(catalog.scan)
         for problem in catalog.problems():
             log.warning("catalog", problem=problem)
-        async with Pool(settings.threads, FreeCores()) as pool, asyncio.TaskGroup() as tasks:
-            engine = Engine(pool, memory, time.monotonic, settings.policy, Journal())
+        async with (
+            Learnt(settings.state_dir / "learnt.json") as learnt,
+            pool,
+            sizer,
+            asyncio.TaskGroup() as tasks,
+        ):
+            engine = Engine(pool, sizer, memory, learnt, time.monotonic, settings.policy, Journal())
             started = asyncio.Event()
             engine_task = tasks.create_task(engine.run(started.set), name="engine")
             await started.wait()
+            tasks.create_task(_recall(learnt, pool, catalog, engine), name="recall lessons")
             current = settings
 
             async def reload() -> None:
@@ -176,6 +185,15 @@ async def _reload(
         log.warning("[server] listen and [engine] threads count only after a restart")
     log.info("reloaded", source=str(new.source or "defaults"), models=len(gateway.models()))
     return kept
+
+
+async def _recall(learnt: Learnt, pool: Pool, catalog: Catalog, engine: Engine) -> None:
+    """Tell the engine what earlier runs have learnt of today's models with this build of llama.cpp."""
+    build = await pool.wait_build()
+    if build is not None:
+        variants = {model.variant.id for model in catalog.models() if model.variant is not None}
+        overheads = tuple(learnt.overheads(build).items())
+        engine.post(LessonsRead(engine.now(), learnt.lessons(variants, build), overheads))
 
 
 async def _reload_on_signal(daemon: Daemon) -> None:

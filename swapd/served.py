@@ -25,6 +25,8 @@ class ModelEntry:
     preload: bool = False
     priority: int = 0
     gpu_layers: int | None = None
+    max_vram: str = ""
+    """Cap on each card: bytes, or a share of its total as a percentage; empty: none."""
     kv_type: str = "f16"
     sampling: Sampling = field(default=Sampling())
     max_tokens: Tokens | None = None

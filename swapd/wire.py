@@ -42,6 +42,28 @@ class Load(_Frame, frozen=True, tag=True):
     flash_attention: bool | None
     """None: llama.cpp decides."""
     threads: int
+    expert_layers_on_cpu: int = 0
+    """Of a mixture of experts: of so many layers on the cards, the first ones, the experts stay on the CPU."""
+    tensor_split: tuple[float, ...] = ()
+    """Of several devices: the share of the layers that each gets; empty: by what is free on them just then."""
+
+
+class Size(_Frame, frozen=True, tag=True):
+    """Say what a Load of these values would take, and load nothing; answered by Sized or LoadFailed.
+
+    Only while no model is loaded, as often as wanted; a Load may follow.
+    """
+
+    path: str
+    context: Tokens
+    slots: int
+    gpu_layers: int
+    devices: tuple[str, ...]
+    micro_batch: Tokens
+    kv_type: str
+    flash_attention: bool | None
+    expert_layers_on_cpu: int = 0
+    tensor_split: tuple[float, ...] = ()
 
 
 class Generate(_Frame, frozen=True, tag=True):
@@ -65,16 +87,39 @@ class Ping(_Frame, frozen=True, tag=True):
 # --- worker -> daemon
 
 
+class Card(msgspec.Struct, frozen=True, array_like=True):
+    """A GPU as ggml sees it."""
+
+    name: str
+    """Of the backend and a number: `Vulkan0`."""
+    description: str
+    pci: str
+    """Address on the bus (`0000:01:00.0`); empty where the backend does not tell."""
+    free: Bytes
+    total: Bytes
+
+
 class Started(_Frame, frozen=True, tag=True):
     """Imports done, no model and no GPU context yet: a spare."""
 
     pid: int
     build: str
     """llama.cpp's version, for keys of whatever depends on it."""
+    cards: tuple[Card, ...] = ()
+    """Those that can be asked without a context on them: no CUDA cards."""
 
 
 class Progress(_Frame, frozen=True, tag=True):
     fraction: float
+
+
+Parts: TypeAlias = tuple[tuple[str, str, Bytes], ...]
+"""(device, kind, bytes): the device as the order named it, or "host"; the kind is "model", "context" or "compute"."""
+
+
+class Sized(_Frame, frozen=True, tag=True):
+    parts: Parts
+    """What the process takes besides is not in it. No part of kind "model": only compute buffers could be told."""
 
 
 class Loaded(_Frame, frozen=True, tag=True):
@@ -87,6 +132,8 @@ class Loaded(_Frame, frozen=True, tag=True):
     seconds: Seconds
     template: str
     """Whose chat template answers: "model" or, where the file has none, "chatml"."""
+    parts: Parts = ()
+    """As `Sized.parts`, of what was really loaded; empty: this llama.cpp does not tell."""
 
 
 class LoadFailed(_Frame, frozen=True, tag=True):
@@ -127,11 +174,12 @@ class Failed(_Frame, frozen=True, tag=True):
 
 
 class Pong(_Frame, frozen=True, tag=True):
-    pass
+    cards: tuple[Card, ...] = ()
+    """As `Started.cards`, now; a worker that is loading does not ask."""
 
 
-ToWorker: TypeAlias = Load | Generate | Stop | SetThreads | Ping
-FromWorker: TypeAlias = Started | Progress | Loaded | LoadFailed | Pieces | Finished | Failed | Pong
+ToWorker: TypeAlias = Load | Size | Generate | Stop | SetThreads | Ping
+FromWorker: TypeAlias = Started | Progress | Sized | Loaded | LoadFailed | Pieces | Finished | Failed | Pong
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)

@@ -1,4 +1,4 @@
-"""swapd's own routes: health, status, the catalog, load, unload, pin, reload.
+"""swapd's own routes: health, status, the catalog, load, unload, pin, plan, yield, reload.
 
 Used by `swapctl` and by people's scripts; the documents are promised in the contract.
 """
@@ -13,15 +13,17 @@ from pydantic import Field
 
 from swapd.api.bodies import parse, read_object
 from swapd.api.calls import GATEWAY, encode, json_answer, wants_progress
-from swapd.api.fields import Body, KeepAlive, Whole
+from swapd.api.fields import Body, KeepAlive, Size, Whole
 from swapd.api.stream import NDJSON, Stream, stream
 from swapd.errors import InvalidRequest
 from swapd.runtime.status import resident_document
 from swapd.served import Model
+from swapd.units import Seconds
 
 routes = web.RouteTableDef()
 
 _NAME: Final = "/swapd/models/{name:.+}"
+_YIELD: Final[Seconds] = 1800.0
 
 
 class LoadBody(Body):
@@ -31,6 +33,18 @@ class LoadBody(Body):
 
 class UnloadBody(Body):
     force: bool | None = None
+
+
+class PlanBody(Body):
+    models: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=16)]
+    gpu: Annotated[list[Annotated[Size, Field(gt=0)]], Field(min_length=1, max_length=8)] | None = None
+    context: Annotated[Whole, Field(ge=16, lt=2**31)] | None = None
+    slots: Annotated[Whole, Field(ge=1, le=256)] | None = None
+
+
+class YieldBody(Body):
+    bytes: Size
+    seconds: KeepAlive = None
 
 
 @routes.get("/health")
@@ -95,6 +109,22 @@ async def unpin(request: web.Request) -> web.Response:
     name = request.match_info["name"]
     await request.app[GATEWAY].unpin(name)
     return json_answer({"name": name, "pinned": False})
+
+
+@routes.post("/swapd/plan")
+async def plan(request: web.Request) -> web.Response:
+    body = parse(PlanBody, await read_object(request))
+    cards = tuple(body.gpu) if body.gpu is not None else None
+    return json_answer(await request.app[GATEWAY].plan(body.models, cards, body.context, body.slots))
+
+
+@routes.post("/swapd/yield")
+async def yield_memory(request: web.Request) -> web.Response:
+    body = parse(YieldBody, await read_object(request))
+    duration = _YIELD if body.seconds is None else body.seconds
+    if duration <= 0:
+        raise InvalidRequest("cannot read 'seconds': a time above 0 is expected; 0 bytes take it back", "seconds")
+    return json_answer(await request.app[GATEWAY].yield_memory(body.bytes, duration))
 
 
 @routes.post("/swapd/reload")

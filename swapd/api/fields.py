@@ -10,12 +10,13 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from swapd.generation import Sampling
-from swapd.units import Seconds, parse_duration
+from swapd.units import Bytes, Seconds, parse_bytes, parse_duration
 
 MAX_MESSAGES: Final = 4096
 _MAX_STOPS: Final = 16
 _MAX_STOP: Final = 1024
 _INT32: Final = 2**31 - 1
+_INT64: Final = 2**63 - 1
 _MASK: Final = 2**32 - 1
 
 
@@ -34,6 +35,15 @@ def _keep_alive(given: Any) -> Any:
         return parse_duration(given)
     except OverflowError:
         raise ValueError("this is no duration; write it like 30s, 5m, 1h30m, 0 or -1") from None
+
+
+def _size(given: Any) -> Any:
+    if isinstance(given, str) and len(given) > 64:
+        raise ValueError("this is not a size; write it like 512MiB or 8GiB")
+    size = parse_bytes(given) if isinstance(given, str) else _integral(given)
+    if isinstance(size, int) and not isinstance(size, bool) and not 0 <= size <= _INT64:
+        raise ValueError("this is not a size of any memory; write it like 512MiB or 8GiB")
+    return size
 
 
 def _stops(given: Any) -> Any:
@@ -87,6 +97,8 @@ Whole = Annotated[int, BeforeValidator(_integral)]
 Limit = Annotated[Whole, Field(ge=-1, le=_INT32)]
 """A number of tokens; -1: no limit."""
 KeepAlive = Annotated[Seconds | None, BeforeValidator(_keep_alive)]
+Size = Annotated[Bytes, BeforeValidator(_size)]
+"""Bytes, as a number or in words."""
 Stops = Annotated[list[str], BeforeValidator(_stops)]
 Text = Annotated[str | None, BeforeValidator(_text)]
 Absent = Annotated[None, BeforeValidator(_absent)]

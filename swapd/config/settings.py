@@ -15,7 +15,7 @@ from swapd.config.problems import describe, problem
 from swapd.config.sources import Sources
 from swapd.config.tables import Model, Options, Root, kinds
 from swapd.config.values import Context, with_base_folders
-from swapd.core.messages import Policy
+from swapd.core.messages import Overflow, Policy
 from swapd.errors import InvalidConfig
 from swapd.generation import Sampling
 from swapd.host.listen import TcpAddress, UnixAddress
@@ -97,6 +97,7 @@ def _settings(root: Root, source: Path | None) -> Settings:
             vram_reserve=memory.vram_reserve,
             vram_limit=memory.vram_limit,
             host_reserve=memory.host_reserve,
+            overflow=Overflow(scheduler.overflow),
         ),
         listen=tuple(server.listen),
         api_keys=(*server.api_keys, *(server.api_key_file or ())),
@@ -125,6 +126,7 @@ def _entry(model: Model) -> ModelEntry:
         preload=model.preload,
         priority=model.priority,
         gpu_layers=model.gpu_layers,
+        max_vram=model.max_vram,
         kv_type=model.kv_type,
         sampling=_sampling(model.options),
         max_tokens=_unless_negative(

@@ -39,7 +39,6 @@ LATER_KEYS: Final = frozenset(
         ("memory", "prompt_cache"),
         ("memory", "warm_cache"),
         ("memory", "rpc"),
-        ("models", "max_vram"),
         ("models", "draft"),
         ("models", "lora"),
         ("models", "embedding"),
@@ -50,7 +49,6 @@ LATER_KEYS: Final = frozenset(
 LATER_VALUES: Final[Mapping[tuple[str | int, ...], tuple[object, ...]]] = {
     ("server", "allow_pull"): (True,),
     ("scheduler", "policy"): ("cost",),
-    ("scheduler", "overflow"): ("auto", "offload"),
     ("scheduler", "prefetch"): (True,),
     ("catalog", "sources"): ("huggingface", "ollama", "lmstudio", "llama.cpp"),
 }
@@ -91,7 +89,7 @@ class Engine(Table):
 class Scheduler(Table):
     keep_alive: Duration = _as_written("5m")
     policy: Literal["lru"] = "lru"
-    overflow: Literal["evict"] = "evict"
+    overflow: Literal["evict", "offload", "auto"] = "auto"
     max_loaded: Count = 0
     max_wait: Duration = _as_written("30s")
     min_residency: FiniteDuration = _as_written("2s")
@@ -138,6 +136,7 @@ class Model(Table):
     preload: bool = False
     priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] = 0
     gpu_layers: LayersOrAuto = _as_written("auto")
+    max_vram: Share | Literal[""] = ""
     kv_type: Literal["f16", "q8_0", "q4_0"] = "f16"
     options: Options = Options()
 

@@ -40,7 +40,13 @@ def is_evictable(state: State, resident: Resident, *, busy: bool) -> bool:
 
 
 def victims(
-    state: State, need: Footprint, newcomer: VariantId, *, places: int = 0, busy: bool = False
+    state: State,
+    need: Footprint,
+    newcomer: VariantId,
+    room: Mapping[DeviceId, Bytes],
+    *,
+    places: int = 0,
+    busy: bool = False,
 ) -> tuple[Resident, ...] | None:
     """The least recently used residents whose leaving makes room for `need` and frees `places` more; None: not enough.
 
@@ -51,7 +57,6 @@ def victims(
         (r for r in state.residents.values() if r.variant.id != newcomer and is_evictable(state, r, busy=busy)),
         key=lambda r: (not state.is_idle(r), r.used_at, r.id),
     )
-    room = state.room()
     chosen: list[Resident] = []
     for resident in order:
         if _is_enough(need, room, chosen, places):
@@ -69,12 +74,9 @@ def victims(
 def ceiling(state: State, newcomer: VariantId) -> Mapping[DeviceId, Bytes]:
     """Room if everything that may ever be evicted were gone; at most, while a load is not yet on the driver's list."""
     pinned = Footprint.total(r.footprint for r in pinned_beside(state, newcomer))
-    loading = state.in_phases([Phase.LOADING])
     room: dict[DeviceId, Bytes] = {}
     for device in state.devices:
-        listed = dict(device.held)
-        unlisted = sum(r.footprint[device.id] for r in loading if not listed.get(r.id))
-        room[device.id] = min(state.limit(device) - state.reserve(device), state.budget(device) + unlisted)
+        room[device.id] = min(state.most(device), state.budget(device) + state.unlisted(device))
         room[device.id] -= pinned[device.id]
     return room
 

@@ -1,47 +1,240 @@
 """Bytes that a placement of a variant takes on each device: header arithmetic, corrected by what was measured.
 
-An upper bound before the first load; the lesson of an earlier load of the same variant so placed after it.
-Sources: llama.cpp's buffers are weights, KV cache and compute; the last is dominated by the logits of one
-micro-batch (micro_batch x vocabulary x 4 bytes).
+The lesson of an earlier load of the same variant so placed; before the first load llama.cpp's own sizing, where it
+works. The arithmetic is for where it does not, and for the way between two placements that were sized: weights of
+single layers and their caches to the byte, compute buffers within a few MiB.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from swapd.core.model import HOST, Footprint, Placement, Shape, Variant
+from swapd.core.model import HOST, DeviceId, Footprint, Placement, Shape, Variant
 from swapd.core.state import State
 from swapd.units import Bytes, MiB, Tokens
 
-PROCESS: Final[Bytes] = 96 * MiB
-"""A worker without a model: interpreter, bindings, llama.cpp."""
+PROCESS: Final[Bytes] = 60 * MiB
+"""A worker without a model, and what it needs besides to answer: interpreter, bindings, llama.cpp."""
 
-_KV_BYTES: Final = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
-
-
-def kv_bytes(shape: Shape, tokens: Tokens, kv_type: str) -> Bytes:
-    """KV cache of all layers for so many tokens, every layer taken as full attention."""
-    elements = sum(heads * (shape.key_length + shape.value_length) for heads in shape.kv_heads)
-    return int(elements * tokens * _KV_BYTES[kv_type])
+_ENTRY: Final[Bytes] = 128
+"""What one entry of the vocabulary takes in llama.cpp's tables."""
+_KV_BYTES: Final = {"f32": (4, 1), "f16": (2, 1), "bf16": (2, 1), "q8_0": (34, 32), "q4_0": (18, 32)}
+_PAD: Final[Tokens] = 256
+_FLOAT: Final[Bytes] = 4
 
 
-def compute_bytes(shape: Shape, micro_batch: Tokens) -> Bytes:
-    """Compute buffer of one backend: the logits, and a dozen activations wide as the model."""
-    return micro_batch * (shape.vocabulary + 12 * shape.embedding) * 4
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Neighbouring layers on one device, counted as llama.cpp does: the output is the last one."""
+
+    device: DeviceId
+    start: int
+    end: int
+
+
+def process_bytes(shape: Shape) -> Bytes:
+    """Host memory of a worker that no buffer of llama.cpp's accounts for."""
+    return PROCESS + _ENTRY * shape.vocabulary
+
+
+def cells(variant: Variant) -> Tokens:
+    """What the cache of one slot holds: the context, as llama.cpp rounds it."""
+    return _padded(_padded(variant.context * variant.slots) // variant.slots)
+
+
+def cache_bytes(variant: Variant, micro_batch: Tokens, start: int, end: int) -> Bytes:
+    """KV cache and recurrent state of the layers from `start` to before `end`, of all slots.
+
+    A sliding window is kept with room for one micro-batch more.
+    """
+    shape = variant.shape
+    full = shape.full_cache or tuple(heads * (shape.key_length + shape.value_length) for heads in shape.kv_heads)
+    elements = sum(full[start:end]) * cells(variant)
+    elements += sum(shape.window_cache[start:end]) * _window_cells(variant, micro_batch)
+    over, under = _KV_BYTES[variant.kv_type]
+    return variant.slots * (elements * over // under + sum(shape.states[start:end]))
+
+
+def weights_and_cache(variant: Variant, placement: Placement) -> Footprint:
+    """What a placement keeps as long as it lives. Exact where the header tells single layers, else spread evenly."""
+    shape = variant.shape
+    first = _first_on_gpu(shape, placement)
+    experts = _experts_on_cpu(shape, placement)
+    amounts = {HOST: _host_weights(shape, first) + cache_bytes(variant, placement.micro_batch, 0, first)}
+    amounts[HOST] += sum(shape.expert_weights[layer] for layer in experts)
+    for run in _runs(shape, placement):
+        size = _card_weights(shape, run.start, run.end)
+        size -= sum(shape.expert_weights[layer] for layer in experts if run.start <= layer < run.end)
+        amounts[run.device] = size + cache_bytes(variant, placement.micro_batch, run.start, run.end)
+    return Footprint.of(amounts)
+
+
+def compute(variant: Variant, placement: Placement) -> Footprint:
+    """Compute buffers: one micro-batch of the widest layer's activations, masks over the cells, rows of logits.
+
+    The counts of activations are those that llama.cpp's allocator comes to for models of the usual kind.
+    """
+    shape = variant.shape
+    first = _first_on_gpu(shape, placement)
+    context = _padded(variant.context * variant.slots)
+    tokens = -(-min(context, placement.micro_batch) // variant.slots) * variant.slots
+    masks, scores = _masks(variant, placement.micro_batch, tokens)
+    wide, queries = 3 * (shape.feed_forward or 4 * shape.embedding), shape.heads * shape.key_length
+    logits = variant.slots * (shape.vocabulary + shape.embedding) * _FLOAT
+    amounts = {HOST: variant.slots * shape.vocabulary * _FLOAT}
+    if first:
+        busy = max(tokens * (wide + 3 * shape.embedding + queries) * _FLOAT, scores) + masks
+        amounts[HOST] += max(busy, logits) if first > shape.layers else busy
+    else:
+        amounts[HOST] += tokens * 2 * shape.embedding * _FLOAT + masks
+    for run in _runs(shape, placement):
+        size = logits if run.end > shape.layers else 0
+        if run.start < shape.layers:
+            inputs = queries if run.start == 0 else 0
+            size = max(size, max(tokens * (wide + 2 * shape.embedding + inputs) * _FLOAT, scores) + masks)
+            size += _visitors(shape, placement, first)
+        amounts[run.device] = size
+    return Footprint.of(amounts)
 
 
 def arithmetic(variant: Variant, placement: Placement) -> Footprint:
-    """From the header alone. `gpu_layers` of the layers put their weights and KV on the cards, evenly."""
+    """From the header alone, the process included."""
+    process = Footprint.of({HOST: process_bytes(variant.shape)})
+    return process + weights_and_cache(variant, placement) + compute(variant, placement)
+
+
+def _padded(tokens: Tokens) -> Tokens:
+    return -(-tokens // _PAD) * _PAD
+
+
+def _window_cells(variant: Variant, micro_batch: Tokens) -> Tokens:
+    return _padded(min(cells(variant), (variant.shape.window or 0) + micro_batch))
+
+
+def _masks(variant: Variant, micro_batch: Tokens, tokens: Tokens) -> tuple[Bytes, Bytes]:
+    """Who attends to whom: in half floats, or in whole ones without flash attention, and then the scores too."""
     shape = variant.shape
-    kv = kv_bytes(shape, variant.context * variant.slots, variant.kv_type)
-    compute = compute_bytes(shape, placement.micro_batch)
-    on_gpu = min(placement.gpu_layers, placement.layers) / placement.layers if placement.devices else 0.0
-    parts = {HOST: PROCESS + int((1 - on_gpu) * (shape.weights + kv)) + (compute if on_gpu < 1 else 0)}
-    for device in placement.devices:
-        parts[device] = int(on_gpu * (shape.weights + kv) / len(placement.devices)) + compute
-    return Footprint.of(parts)
+    if not shape.heads or not shape.embedding:
+        return 0, 0
+    wide = cells(variant) if any(shape.full_cache) or not shape.window_cache else 0
+    narrow = _window_cells(variant, micro_batch) if any(shape.window_cache) else 0
+    if variant.flash_attention is not False:
+        return tokens * 2 * (wide + narrow), 0
+    beside = 3 * shape.embedding + 2 * shape.heads * shape.key_length
+    scores = tokens * (shape.heads * max(wide, narrow) + beside) * _FLOAT
+    return tokens * _FLOAT * (wide + narrow), scores
+
+
+def _visitors(shape: Shape, placement: Placement, first: int) -> Bytes:
+    """Room on a card for the largest tensor of the host's layers: large batches are computed with copies of them."""
+    layer = max(shape.layer_weights[:first], default=0)
+    experts = max(shape.expert_weights, default=0) if placement.experts_on_cpu else 0
+    return max(layer, experts) // 3
+
+
+def _first_on_gpu(shape: Shape, placement: Placement) -> int:
+    """llama.cpp fills the cards from the end: the output first, then the last layers."""
+    on_gpu = min(placement.gpu_layers, shape.offloadable) if placement.devices else 0
+    return shape.offloadable - on_gpu
+
+
+def _runs(shape: Shape, placement: Placement) -> Iterator[_Run]:
+    """Which layers go to which card: in order, by the shares, else evenly."""
+    first = _first_on_gpu(shape, placement)
+    count = shape.offloadable - first
+    if not count:
+        return
+    shares: Sequence[float] = placement.split or (1.0,) * len(placement.devices)
+    total, below, start = sum(shares) or 1.0, 0.0, first
+    for device, share in zip(placement.devices, shares, strict=True):
+        below += share
+        end = shape.offloadable if device == placement.devices[-1] else first - int(-(below / total * count) // 1)
+        if end > start:
+            yield _Run(device, start, end)
+        start = max(start, end)
+
+
+def _experts_on_cpu(shape: Shape, placement: Placement) -> list[int]:
+    """The layers on cards whose experts stay on the CPU: the first ones that have some."""
+    if not placement.experts_on_cpu or not placement.devices:
+        return []
+    first = _first_on_gpu(shape, placement)
+    having = [layer for layer, size in enumerate(shape.expert_weights) if size and layer >= first]
+    return having[: placement.experts_on_cpu]
+
+
+def _card_weights(shape: Shape, start: int, end: int) -> Bytes:
+    if not shape.layer_weights:
+        return shape.weights * (end - start) // shape.offloadable
+    return sum(shape.layer_weights[start:end]) + (shape.output_weights if end > shape.layers else 0)
+
+
+def _host_weights(shape: Shape, layers: int) -> Bytes:
+    if not shape.host_weights:
+        return shape.weights * layers // shape.offloadable
+    return shape.host_weights[layers]
+
+
+class Predictor:
+    """What loads of one variant will take, as far as one state knows; for many questions in one decision."""
+
+    def __init__(self, state: State, variant: Variant) -> None:
+        self.state, self.variant = state, variant
+        self._sized = [place for known, place in state.sizes if known == variant.id]
+        self._off: dict[Placement, Mapping[DeviceId, Bytes]] = {}
+
+    def __call__(self, placement: Placement) -> Footprint:
+        """What to promise for this load: the lesson of an earlier one; else llama.cpp's own sizing; else the
+        arithmetic, corrected by the nearest placement that was sized. To the last two comes what a process
+        takes besides.
+        """
+        lesson = self.state.lessons.get((self.variant.id, placement))
+        if lesson is not None:
+            return lesson
+        size = self._said(placement) or self._estimate(placement)
+        return size + Footprint.of({device: self.state.overheads.get(device, 0) for device in placement.devices})
+
+    def _said(self, placement: Placement) -> Footprint | None:
+        """As llama.cpp says, and on the host the process itself, which it does not count."""
+        said = self.state.sizes.get((self.variant.id, placement))
+        return None if said is None else said + Footprint.of({HOST: process_bytes(self.variant.shape)})
+
+    def _estimate(self, placement: Placement) -> Footprint:
+        """Arithmetic, shifted by how far it was off where llama.cpp has sized the same model on the same cards."""
+        ours = arithmetic(self.variant, placement)
+        count, split = len(placement.devices), placement.split
+        sized = [place for place in self._sized if len(place.devices) == count and place.split == split]
+        if not sized:
+            return ours
+        nearest = min(sized, key=lambda known: _distance(known, placement))
+        there = dict(zip(nearest.devices, placement.devices, strict=True))  # the same on other cards
+        off = {there.get(device, device): size for device, size in self._error(nearest).items()}
+        return Footprint.of({d: ours[d] + off.get(d, 0) for d in {*ours, *off}})
+
+    def _error(self, sized: Placement) -> Mapping[DeviceId, Bytes]:
+        """By how much the arithmetic is too low there."""
+        if sized not in self._off:
+            size, ours = self._said(sized) or Footprint(), arithmetic(self.variant, sized)
+            self._off[sized] = {d: size[d] - ours[d] for d in {*size, *ours}}
+        return self._off[sized]
 
 
 def predict(state: State, variant: Variant, placement: Placement) -> Footprint:
-    """What to promise for this load: the lesson where there is one, else the arithmetic."""
-    return state.lessons.get((variant.id, placement)) or arithmetic(variant, placement)
+    """One answer of a Predictor."""
+    return Predictor(state, variant)(placement)
+
+
+def is_known(state: State, variant: Variant, placement: Placement) -> bool:
+    """Whether `predict` is more than an estimate, or can be no more."""
+    key = (variant.id, placement)
+    return key in state.lessons or key in state.sizes or variant.id in state.unsizable
+
+
+def _distance(one: Placement, other: Placement) -> tuple[int, int, int]:
+    return (
+        abs(one.micro_batch - other.micro_batch),
+        abs(one.experts_on_cpu - other.experts_on_cpu),
+        abs(one.gpu_layers - other.gpu_layers),
+    )

@@ -10,11 +10,22 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
-from swapd.core.model import Device, DeviceId, Placement, RequestId, ResidentId, Variant, VariantId
+from swapd.core.model import Device, DeviceId, Footprint, Placement, RequestId, ResidentId, Variant, VariantId
 from swapd.errors import Death
 from swapd.units import Bytes, MiB, Seconds
 
 # --- settings of the decisions
+
+
+class Overflow(StrEnum):
+    """What to do with a model that does not fit beside the others."""
+
+    EVICT = "evict"
+    """Make room; on the GPU in part only if it would not fit alone."""
+    OFFLOAD = "offload"
+    """Evict nobody while it can run at all: as many layers on the GPU as fit beside."""
+    AUTO = "auto"
+    """Evict the idle; in part beside those at work, if that is most of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +42,7 @@ class Policy:
     vram_reserve: Bytes = 512 * MiB
     vram_limit: str = "100%"
     host_reserve: Bytes = 2048 * MiB
+    overflow: Overflow = Overflow.AUTO
 
 
 # --- facts
@@ -93,6 +105,46 @@ class MemoryMeasured:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasurementDue:
+    """Somebody should look at the memory: the watch, or whoever shows what a load has taken."""
+
+    at: Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementSized:
+    """The answer to SizePlacement, without what a process takes besides; None: it cannot be sized."""
+
+    at: Seconds
+    variant: VariantId
+    placement: Placement
+    size: Footprint | None
+    beside: tuple[tuple[DeviceId, Bytes], ...] = ()
+    """What the process that sized it held on the cards just then: a context, and no model."""
+
+
+@dataclass(frozen=True, slots=True)
+class LessonsRead:
+    """What earlier runs of the daemon have learnt."""
+
+    at: Seconds
+    lessons: tuple[tuple[VariantId, Placement, Footprint], ...]
+    overheads: tuple[tuple[DeviceId, Bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class YieldRequested:
+    """For so long, leave so much to others, beside what they hold, of the card on which we could hold most.
+
+    0 bytes: take back what was left to them before, as any other number does first.
+    """
+
+    at: Seconds
+    size: Bytes
+    duration: Seconds
+
+
+@dataclass(frozen=True, slots=True)
 class LoadProgressed:
     at: Seconds
     resident: ResidentId
@@ -140,6 +192,10 @@ Event: TypeAlias = (
     | PinsChanged
     | PolicyChanged
     | MemoryMeasured
+    | MeasurementDue
+    | PlacementSized
+    | LessonsRead
+    | YieldRequested
     | LoadProgressed
     | WorkerLoaded
     | WorkerDied
@@ -209,4 +265,12 @@ class MeasureMemory:
     pass
 
 
-Command: TypeAlias = StartWorker | StopWorker | GrantLease | RefuseRequest | RevokeLease | MeasureMemory
+@dataclass(frozen=True, slots=True)
+class SizePlacement:
+    """Ask llama.cpp what this load would take."""
+
+    variant: Variant
+    placement: Placement
+
+
+Command: TypeAlias = StartWorker | StopWorker | GrantLease | RefuseRequest | RevokeLease | MeasureMemory | SizePlacement

@@ -44,6 +44,24 @@ class Shape:
     """All tensors, of all files of a split model."""
     window: Tokens | None = None
     """Sliding window, if some layers use one."""
+    expert_layers: int = 0
+    """Of a mixture of experts: repeating layers that have experts."""
+    feed_forward: int = 0
+    """Elements that the widest feed-forward makes of one token, in all experts that the token uses."""
+    layer_weights: tuple[Bytes, ...] = ()
+    """Of each repeating layer on a card; this and the next four empty: not known."""
+    expert_weights: tuple[Bytes, ...] = ()
+    """Of these, the experts'."""
+    host_weights: tuple[Bytes, ...] = ()
+    """Resident on the host, by how many layers are there: none (then only the input), one, ..., all, and the output."""
+    full_cache: tuple[int, ...] = ()
+    """Elements that one token takes in the cache of each layer with full attention; others 0."""
+    window_cache: tuple[int, ...] = ()
+    """The same of layers with a sliding window."""
+    states: tuple[Bytes, ...] = ()
+    """Of each recurrent layer, per slot, whatever the context; others 0."""
+    output_weights: Bytes = 0
+    """Of the output on a card, with its own copy of the embeddings where the model shares them."""
 
     @property
     def offloadable(self) -> int:
@@ -67,6 +85,8 @@ class Variant:
     flash_attention: bool | None = None
     gpu_layers: int | None = None
     """How many the owner wants on the GPU; None: as many as fit."""
+    max_vram: str = ""
+    """Cap on each card: bytes or a share of its total (`"8589934592"`, `"55%"`); empty: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +98,23 @@ class Placement:
     layers: int
     """Of which the model has this many (`Shape.offloadable`)."""
     micro_batch: Tokens
+    experts_on_cpu: int = 0
+    """Of a mixture of experts: layers on the GPU whose expert tensors stay on the CPU."""
+    split: tuple[float, ...] = ()
+    """Of several cards: the share of the layers that each gets."""
+
+    @property
+    def share(self) -> float:
+        """Of the layers on the GPU; a layer without its experts counts a little."""
+        return max(0.0, (self.gpu_layers - 0.9 * self.experts_on_cpu) / self.layers)
 
     def __str__(self) -> str:
         """As `ps` shows it: `100% GPU`, `100% CPU`, `63%/37% GPU/CPU`."""
         if self.gpu_layers <= 0:
             return "100% CPU"
-        if self.gpu_layers >= self.layers:
+        if self.share >= 1:
             return "100% GPU"
-        percent = min(99, max(1, round(100 * self.gpu_layers / self.layers)))
+        percent = min(99, max(1, round(100 * self.share)))
         return f"{percent}%/{100 - percent}% GPU/CPU"
 
 
@@ -133,6 +162,15 @@ class Footprint:
 
 
 @dataclass(frozen=True, slots=True)
+class Foreign:
+    """A process that is not ours and holds memory of a card. `size` None: the driver does not tell."""
+
+    pid: int
+    name: str
+    size: Bytes | None
+
+
+@dataclass(frozen=True, slots=True)
 class Device:
     """One measurement of one memory. `free` is what the driver or the kernel says others could still take."""
 
@@ -145,8 +183,12 @@ class Device:
     free: Bytes
     held: tuple[tuple[ResidentId, Bytes], ...] = ()
     """What each of our workers holds, by the same measurement."""
+    is_stale: bool = False
+    """The driver does not answer: nothing is free there, and nothing is known to be short."""
     pci: str = ""
-    """How llama.cpp finds the card; empty for the host."""
+    """How llama.cpp finds the card, by its PCI address or its name in ggml; empty for the host."""
+    others: tuple[Foreign, ...] = ()
+    """The largest of those who hold `foreign`, largest first; empty where nobody tells. For people."""
 
     @property
     def ours(self) -> Bytes:

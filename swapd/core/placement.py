@@ -1,27 +1,129 @@
-"""Where a variant could be put: exact placements, best first. Reads the state, decides nothing.
+"""Where a variant could be put: exact placements that fit a given room. Reads the state, decides nothing.
 
-Full on one card, or as many layers as the owner fixed; without a card on the CPU.
+The order is fixed: all of it on one card, on several cards, then in part: a smaller micro-batch, the experts
+of a mixture on the CPU, fewer layers; at last the CPU alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Final
 
-from swapd.core.model import DeviceKind, Placement, Variant
+from swapd.core import footprint
+from swapd.core.model import Device, DeviceId, DeviceKind, Placement, Variant
 from swapd.core.state import State
-from swapd.units import Tokens
+from swapd.units import Bytes, Tokens
 
 MICRO_BATCH: Final[Tokens] = 512
+SMALL_BATCH: Final[Tokens] = 128
+
+Room = Mapping[DeviceId, Bytes]
 
 
-def candidates(state: State, variant: Variant, gpu_layers: int | None) -> tuple[Placement, ...]:
-    """At least one. `gpu_layers` None: what the variant's owner said, else all. Cards with most room first."""
-    layers = variant.shape.offloadable
+def on_cpu(variant: Variant) -> Placement:
+    return Placement((), 0, variant.shape.offloadable, MICRO_BATCH)
+
+
+def alone(variant: Variant) -> tuple[Placement, ...]:
+    """The CPU alone, with less and less memory to compute in."""
+    return tuple(replace(on_cpu(variant), micro_batch=batch) for batch in (MICRO_BATCH, SMALL_BATCH))
+
+
+def wanted_layers(variant: Variant, gpu_layers: int | None) -> int | None:
+    """What the request, else the owner, fixed; None: as many as fit."""
     wanted = gpu_layers if gpu_layers is not None else variant.gpu_layers
-    on_gpu = layers if wanted is None or wanted < 0 else min(wanted, layers)
-    cards = [device for device in state.devices if device.kind is DeviceKind.GPU]
-    if not cards or on_gpu == 0:
-        return (Placement((), 0, layers, MICRO_BATCH),)
+    return None if wanted is None or wanted < 0 else min(wanted, variant.shape.offloadable)
+
+
+def wholes(state: State, variant: Variant, gpu_layers: int | None) -> tuple[Placement, ...]:
+    """All of it on the GPU, or the fixed number of layers: on each card, most room first, then on several.
+
+    Without a card, or with no layers wanted there, the CPU alone. At least one; whether it fits is not asked.
+    """
+    fixed = wanted_layers(variant, gpu_layers)
+    cards = usable(state)
+    if not cards or fixed == 0:
+        return (on_cpu(variant),)
+    layers = variant.shape.offloadable
+    return tuple(Placement(devices, fixed or layers, layers, MICRO_BATCH, 0, split) for devices, split in _sets(state))
+
+
+def largest(
+    state: State, variant: Variant, room: Room, *, fixed: bool = False, predict: footprint.Predictor | None = None
+) -> Placement | None:
+    """The placement with most on the GPU that fits the room; the CPU alone if nothing else; None: not even that.
+
+    `fixed`: the owner says how many layers; then only the CPU alone is left.
+    """
+    predict = predict or footprint.Predictor(state, variant)
+    found: list[Placement] = []
+    if not fixed:
+        for devices, split in _sets(state):
+            place = _largest_on(predict, room, devices, split)
+            if place is not None:
+                found.append(place)
+    if found:
+        return max(found, key=lambda place: place.share)  # of equals the first: fewest cards, most room
+    return next((p for p in alone(variant) if predict(p).fits(room)), None)
+
+
+def _largest_on(
+    predict: footprint.Predictor, room: Room, devices: tuple[DeviceId, ...], split: tuple[float, ...]
+) -> Placement | None:
+    shape = predict.variant.shape
+    layers = shape.offloadable
+
+    def fits(place: Placement) -> bool:
+        return predict(place).fits(room)
+
+    def is_on(place: Placement) -> bool:  # as far as the cards go: less there is more on the host
+        need = predict(place)
+        return all(need[device] <= room.get(device, 0) for device in devices)
+
+    def place(gpu_layers: int, batch: Tokens, experts: int = 0) -> Placement:
+        return Placement(devices, gpu_layers, layers, batch, experts, split)
+
+    for batch in (MICRO_BATCH, SMALL_BATCH):
+        if fits(place(layers, batch)):
+            return place(layers, batch)
+    experts = shape.expert_layers
+    if experts and is_on(place(layers, SMALL_BATCH, experts)):
+        most = place(layers, SMALL_BATCH, _first(lambda n: is_on(place(layers, SMALL_BATCH, n)), 1, experts))
+    elif is_on(place(1, SMALL_BATCH, min(experts, 1))):
+        less = _first(lambda n: is_on(place(layers - n, SMALL_BATCH, min(experts, layers - n))), 1, layers - 1)
+        most = place(layers - less, SMALL_BATCH, min(experts, layers - less))
+    else:
+        return None
+    return most if fits(most) else None
+
+
+def together(state: State, cards: Iterable[Device]) -> tuple[tuple[DeviceId, ...], tuple[float, ...]]:
+    """Several cards in the order that llama.cpp is told, and their shares of a model: as their sizes are to us."""
+    sizes = {card.id: max(0, state.limit(card) - state.configured_reserve(card)) for card in cards}
+    chosen = tuple(sorted(sizes))
+    return chosen, tuple(round(sizes[card] / max(1, sum(sizes.values())), 2) for card in chosen)
+
+
+def _first(holds: Callable[[int], bool], low: int, high: int) -> int:
+    """The least number for which a rising condition holds; it is known to hold for `high`."""
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return low
+
+
+def usable(state: State) -> list[Device]:
+    """Cards, most room first. Where the driver does not answer nothing would ever be seen free."""
     room = state.room()
-    cards.sort(key=lambda card: (-room[card.id], card.id))
-    return tuple(Placement((card.id,), on_gpu, layers, MICRO_BATCH) for card in cards)
+    cards = [device for device in state.devices if device.kind is DeviceKind.GPU and not device.is_stale]
+    return sorted(cards, key=lambda card: (-room[card.id], card.id))
+
+
+def _sets(state: State) -> Iterator[tuple[tuple[DeviceId, ...], tuple[float, ...]]]:
+    """Cards to use together, with their shares: each alone, then the two with most room, the three, …"""
+    cards = usable(state)
+    for card in cards:
+        yield (card.id,), ()
+    for number in range(2, len(cards) + 1):
+        yield together(state, cards[:number])

@@ -46,7 +46,8 @@ def place(state: State, request: RequestId) -> Place | None:
     resident = state.staying(waiting.variant.id)
     if resident is None:
         busy = [r.variant.name for r in state.in_phases([Phase.READY]) if state.leases_of(r.id)]
-        return Place(position, f"waiting for room for {name}: {', '.join(sorted(busy)) or 'others'} at work", None)
+        what = f"waiting for room for {name}: {', '.join(sorted(busy))} at work" if busy else f"finding room for {name}"
+        return Place(position, what, None)
     match resident.phase:
         case Phase.LOADING:
             return Place(0, f"loading {name}: {resident.progress:.0%}", resident.progress)

@@ -11,8 +11,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-from swapd.core.model import HOST, Footprint, Placement, ResidentId, Variant
-from swapd.units import Seconds
+from swapd.core.model import HOST, DeviceId, Footprint, Placement, ResidentId, Variant
+from swapd.units import Bytes, Seconds
 
 
 class Phase(StrEnum):
@@ -67,6 +67,8 @@ class Cause(StrEnum):
     EXPIRED = "keep-alive ended"
     EVICTED = "evicted"
     REPLACED = "replaced by another placement"
+    DEMOTED = "placed smaller: others took memory"
+    PROMOTED = "placed better: there is room again"
     OPERATOR = "unloaded on request"
     UNWANTED = "nobody waits for it any more"
     NO_ROOM = "the room promised to it was taken by others"
@@ -100,6 +102,13 @@ class Resident:
     progress: float = 0.0
     progress_at: Seconds = 0.0
     retired: Retirement | None = None
+    wanted_layers: int | None = None
+    """On the GPU, as the request or the owner said; the CPU alone is what they get where that does not fit."""
+
+    @property
+    def is_fixed(self) -> bool:
+        """Nobody places it better or smaller."""
+        return self.wanted_layers is not None
 
     @property
     def footprint(self) -> Footprint:
@@ -109,9 +118,15 @@ class Resident:
         """
         if self.measured is None:
             return self.predicted
-        parts = {device: self.measured[device] for device in self.measured}
-        parts[HOST] = max(parts.get(HOST, 0), self.predicted[HOST])
-        return Footprint.of(parts)
+        if self.measured[HOST] >= self.predicted[HOST]:
+            return self.measured
+        return Footprint.of({**dict(self.measured.parts), HOST: self.predicted[HOST]})
+
+    def takes(self, device: DeviceId) -> Bytes:
+        """The footprint's part on one device."""
+        if self.measured is None:
+            return self.predicted[device]
+        return max(self.measured[HOST], self.predicted[HOST]) if device == HOST else self.measured[device]
 
     def after(self, trigger: Trigger) -> Resident:
         """This resident in the phase that the trigger leads to. Raises IllegalTransition."""

@@ -11,218 +11,48 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final, assert_never
 
-from swapd.core import eviction, footprint, placement, queueing
+from swapd.core import eviction, footprint, placement, planner, queueing, relief
+from swapd.core.facts import MAX_TRIES, Facts, ImpossibleFact
 from swapd.core.messages import (
     Command,
     Event,
     GrantLease,
-    LoadProgressed,
-    MemoryMeasured,
-    PinsChanged,
-    PolicyChanged,
     Refusal,
     RefuseRequest,
     RequestArrived,
-    RequestEnded,
     StartWorker,
-    StopRequested,
-    StopWorker,
-    TimerFired,
-    UnloadRequested,
-    WorkerDied,
-    WorkerGone,
-    WorkerLoaded,
 )
-from swapd.core.model import DeviceId, Footprint, Placement, RequestId, ResidentId, VariantId
-from swapd.core.resident import STAYING, Cause, Phase, Resident, Trigger
+from swapd.core.model import DeviceId, Footprint, RequestId, VariantId
+from swapd.core.resident import Cause, Phase, Resident, Trigger
 from swapd.core.state import State, Waiting, work_device
-from swapd.core.turn import Turn
 from swapd.errors import Death
-from swapd.units import Bytes, Seconds, format_bytes
+from swapd.units import Bytes, format_bytes
 
-MAX_TRIES: Final = 2
-"""Loads that may fail under one request before it is refused."""
-_OOM_MARGIN: Final = 1.1
-"""After an out-of-memory its requests ask for so many times what was predicted."""
-
-
-class ImpossibleFact(Exception):
-    """A resident that never was, a request that is there already: a bug in the shell. Nothing was changed."""
+OURS: Final = "swapd/"
+"""How the ids of our own wishes begin: nobody waits for their answers."""
 
 
 def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
     """The next state and what to do. Raises ImpossibleFact, IllegalTransition; then nothing has changed."""
     turn = _Step(replace(state, now=max(state.now, event.at)))
     turn.take(event)
-    turn.settle()
+    turn.settle(event)
     return turn.state, tuple(turn.commands)
 
 
-class _Step(Turn):
+class _Step(Facts):
     """One step: `take` the fact, then `settle` what follows from it."""
 
-    # --- the fact
-
-    def take(self, event: Event) -> None:
-        match event:
-            case RequestArrived():
-                self._arrive(event)
-            case RequestEnded():
-                self._end(event.request)
-            case UnloadRequested():
-                self._unload(event)
-            case PinsChanged():
-                self.state = replace(self.state, pins=event.pins)
-            case PolicyChanged():
-                self.state = replace(self.state, policy=event.policy)
-            case MemoryMeasured():
-                self._measured(event)
-            case LoadProgressed():
-                resident = self._known(event.resident)
-                if resident is not None and resident.phase is Phase.LOADING and event.fraction > resident.progress:
-                    self.put(replace(resident, progress=event.fraction, progress_at=self.state.now))
-            case WorkerLoaded():
-                self._loaded(event.resident)
-            case WorkerDied():
-                self._died(event)
-            case WorkerGone():
-                resident = self._known(event.resident)
-                if resident is not None and resident.phase is Phase.UNLOADING:
-                    self.put(resident.after(Trigger.FREED))
-                    self.memory_moved()
-            case TimerFired():
-                pass
-            case StopRequested():
-                self._stop()
-            case _:
-                assert_never(event)
-
-    def _known(self, resident: ResidentId) -> Resident | None:
-        """None: it is gone, the fact is late."""
-        if resident >= self.state.next_resident:
-            raise ImpossibleFact(f"no resident {resident} has ever been")
-        return self.state.residents.get(resident)
-
-    def _arrive(self, event: RequestArrived) -> None:
-        if self.state.is_stopping:
-            self.say(RefuseRequest(event.request, Refusal.STOPPING, "the daemon is stopping"))
-            return
-        if event.request in self.state.leases or self.state.find_waiting(event.request) is not None:
-            raise ImpossibleFact(f"request {event.request} is there already")
-        waiting = Waiting(
-            event.request,
-            event.variant,
-            self.state.now,
-            event.keep_alive,
-            event.owner_keep_alive,
-            event.priority,
-            event.slotless,
-            event.gpu_layers,
-        )
-        self.queue(waiting)
+    def settle(self, event: Event) -> None:
         self._grant()
-        if self.state.waiting_count() > self.state.policy.max_queue and self.state.find_waiting(event.request):
-            self.refuse(waiting, Refusal.OVERLOADED, f"{self.state.policy.max_queue} requests are waiting already")
-
-    def _end(self, request: RequestId) -> None:
-        waiting = self.state.find_waiting(request)
-        if waiting is not None:
-            self.unqueue(waiting)
-            return
-        holder = self.state.leases.get(request)
-        if holder is None:
-            return
-        self.drop_leases([request])
-        resident = self.state.residents[holder]
-        self.put(replace(resident, used_at=self.state.now))
-
-    def _unload(self, event: UnloadRequested) -> None:
-        reason = "unloaded by force" if event.force else "unloaded on request"
-        if event.force:
-            for waiting in self.state.waiting.get(event.variant, ()):
-                self.refuse(waiting, Refusal.UNLOADED, reason)
-        for resident in tuple(self.state.residents.values()):
-            if resident.variant.id != event.variant:
-                continue
-            wanted = event.variant in self.state.waiting and resident.phase in (Phase.RESERVED, Phase.LOADING)
-            if wanted:  # whoever asked first is served first; then it leaves
-                self.put(replace(resident, keep_alive=0.0))
-            elif resident.phase in STAYING:
-                self.retire(resident, Cause.OPERATOR, reason)
-            if event.force:
-                self.revoke(resident.id, Refusal.UNLOADED, reason)
-
-    def _measured(self, event: MemoryMeasured) -> None:
-        is_outdated = self.state.is_outdated
-        self.state = replace(
-            self.state,
-            devices=event.devices,
-            measured_at=None if is_outdated else self.state.now,
-            is_measuring=False,
-            is_outdated=False,
-        )
-        if is_outdated:
-            return  # it may show a load half done: nothing to learn
-        for resident in self.state.in_phases([Phase.READY, Phase.DRAINING]):
-            seen = {device.id: dict(device.held).get(resident.id, 0) for device in event.devices}
-            # A driver that names no process (containers, WSL) measures nothing: the prediction stands.
-            measured = Footprint.of({d: size or resident.predicted[d] for d, size in seen.items()})
-            if resident.measured is not None:
-                measured = measured.at_least(resident.measured)  # pools grow in use and are not given back
-            if measured != resident.measured:
-                resident = replace(resident, measured=measured)
-                self.put(resident)
-                self.learn(resident.variant.id, resident.placement, resident.footprint)
-
-    def _loaded(self, resident_id: ResidentId) -> None:
-        resident = self._known(resident_id)
-        if resident is None or resident.phase is not Phase.LOADING:
-            return
-        now = self.state.now
-        ready = replace(resident.after(Trigger.LOADED), progress=1.0, progress_at=now, loaded_at=now, used_at=now)
-        self.put(ready)
-        self.memory_moved()
-
-    def _died(self, event: WorkerDied) -> None:
-        resident = self._known(event.resident)
-        if resident is None or resident.phase in (Phase.RESERVED, Phase.UNLOADING, Phase.GONE):
-            return
-        was_loading = resident.phase is Phase.LOADING
-        self.put(resident.after(Trigger.DIED))
-        self.memory_moved()
-        self.revoke(resident.id, Refusal.CRASHED, event.reason)
-        self.say(StopWorker(resident.id, f"died: {event.reason}"))
-        if was_loading:
-            self._load_failed(resident.variant.id, event.death, event.reason)
-
-    def _load_failed(self, variant: VariantId, death: Death, reason: str) -> None:
-        short = death is Death.OUT_OF_MEMORY
-        group = [replace(w, tries=w.tries + 1, ooms=w.ooms + short) for w in self.state.waiting.get(variant, ())]
-        for waiting in group:
-            self.requeue(waiting)
-            if death is Death.UNUSABLE:
-                self.refuse(waiting, Refusal.UNUSABLE, reason)
-            elif waiting.tries >= MAX_TRIES:
-                self.refuse(waiting, Refusal.CRASHED, reason)
-
-    def _stop(self) -> None:
-        self.state = replace(self.state, is_stopping=True)
-        for group in tuple(self.state.waiting.values()):
-            for waiting in group:
-                self.refuse(waiting, Refusal.STOPPING, "the daemon is stopping")
-        for resident in self.state.in_phases(STAYING):
-            self.retire(resident, Cause.STOPPING, "the daemon is stopping")
-
-    # --- what follows from it
-
-    def settle(self) -> None:
-        self._grant()
+        if isinstance(event, RequestArrived):
+            self._limit_queue(event.request)
         for resident in eviction.expired(self.state):
             self.retire(resident, Cause.EXPIRED, "its keep-alive ended")
         for resident in eviction.stalled(self.state):
             reason = f"no progress for {self.state.policy.load_timeout:g} s"
             self.retire(resident, Cause.STALLED, reason)
-            self._load_failed(resident.variant.id, Death.CRASHED, f"the load made {reason}")
+            self.load_failed(resident.variant.id, Death.CRASHED, f"the load made {reason}")
         for resident in self.state.in_phases([Phase.DRAINING]):
             if not self.state.leases_of(resident.id):
                 self.unload_now(resident)
@@ -230,6 +60,9 @@ class _Step(Turn):
             if resident.variant.id not in self.state.waiting:
                 self.retire(resident, Cause.UNWANTED, "nobody waits for it any more")
         self._replace_placements()
+        if self.state.is_fresh() and not self.state.is_stopping:
+            self._relieve()
+            self._promote()
         needy = [v for v in queueing.turns(self.state) if self.state.staying(v) is None]
         if not needy and not self.state.in_phases([Phase.RESERVED]):
             return
@@ -241,6 +74,12 @@ class _Step(Turn):
             if self.state.staying(variant) is None and not self._place(variant):
                 break
         self._start_loads()
+
+    def _limit_queue(self, newest: RequestId) -> None:
+        most = self.state.policy.max_queue
+        waiting = self.state.find_waiting(newest)
+        if waiting is not None and self.state.waiting_count() > most:
+            self.refuse(waiting, Refusal.OVERLOADED, f"{most} requests are waiting already")
 
     def _grant(self) -> None:
         for resident in self.state.in_phases([Phase.READY]):
@@ -262,11 +101,11 @@ class _Step(Turn):
                 self.say(GrantLease(waiting.request, resident.id))
 
     def _will_do(self, resident: Resident, waiting: Waiting) -> bool:
-        """A load that names its layers is served only by a resident so placed."""
-        if waiting.gpu_layers is None:
+        """A load that names its layers is served only by a resident so placed, or placed as could be for that wish."""
+        if waiting.gpu_layers is None or not placement.usable(self.state):
             return True
-        wanted = placement.candidates(self.state, resident.variant, waiting.gpu_layers)
-        return resident.placement.gpu_layers in {p.gpu_layers for p in wanted}
+        wanted = placement.wanted_layers(resident.variant, waiting.gpu_layers)
+        return wanted is None or wanted in (resident.placement.gpu_layers, resident.wanted_layers)
 
     def _replace_placements(self) -> None:
         for group in tuple(self.state.waiting.values()):
@@ -285,6 +124,47 @@ class _Step(Turn):
             if lack:
                 self.retire(resident, Cause.NO_ROOM, f"{format_bytes(lack)} of the room promised to it were taken")
 
+    def _relieve(self) -> None:
+        """Others have taken memory that was promised: give way, the idle first, until it is enough."""
+        while shortages := relief.pressed(self.state):
+            self.state = replace(self.state, relieved_at=self.state.now)
+            yielders = ((relief.yielder(self.state, device), device, lack) for device, lack in shortages)
+            found = next(((r, device, lack) for r, device, lack in yielders if r is not None), None)
+            if found is None:
+                return
+            resident, device, lack = found
+            why = relief.cause(self.state, device, lack)
+            if self.state.is_idle(resident) and relief.is_worth_keeping(self.state, resident):
+                self._place_again(resident, Cause.DEMOTED, f"placed smaller: {why}")
+            else:
+                self.retire(resident, Cause.DEMOTED, why)
+
+    def _promote(self) -> None:
+        found = relief.promotable(self.state)
+        if found is None:
+            return
+        resident, better = found
+        if footprint.is_known(self.state, resident.variant, better):
+            self._place_again(resident, Cause.PROMOTED, "placed better: there is room again")
+        else:  # nobody is unloaded for an estimate
+            self.size(resident.variant, better)
+
+    def _place_again(self, resident: Resident, cause: Cause, reason: str) -> None:
+        """Retire it and wish for another of the same variant, wherever there is room then."""
+        wish = Waiting(
+            RequestId(f"{OURS}{resident.id}"),
+            resident.variant,
+            self.state.now,
+            resident.keep_alive,
+            resident.keep_alive,
+            0,
+            slotless=True,
+            gpu_layers=None,
+            may_evict=False,
+        )
+        self.retire(resident, cause, reason)
+        self.queue(wish)
+
     def _place(self, variant_id: VariantId) -> bool:
         """Give the group a reservation, refuse it, or let it wait for those at work.
 
@@ -292,41 +172,28 @@ class _Step(Turn):
         """
         group = self.state.waiting[variant_id]
         wish = next((w.gpu_layers for w in group if w.gpu_layers is not None), None)
-        variant = group[0].variant
-        ceiling = eviction.ceiling(self.state, variant_id)
-        ooms = max(w.ooms for w in group)
-        options = [
-            (place, _with_margin(footprint.predict(self.state, variant, place), ooms, ceiling))
-            for place in placement.candidates(self.state, variant, wish)
-        ]
-        possible = [(place, need) for place, need in options if need.fits(ceiling)]
-        if not possible:
-            self._refuse_group(tuple(w for w in group if w.gpu_layers == wish), [need for _, need in options])
-            return variant_id not in self.state.waiting or self._place(variant_id)
-        limit = self.state.policy.max_loaded
-        if limit and len(eviction.pinned_beside(self.state, variant_id)) >= limit:
-            self._refuse_placeless(group)
-            return True
-        places = max(0, len(self.state.in_phases(STAYING)) + 1 - limit) if limit else 0
-        overdue = self.state.is_overdue(group)
-        plans: list[tuple[Placement, Footprint, tuple[Resident, ...]]] = []
-        for place, need in possible:
-            leaving = eviction.victims(self.state, need, variant_id, places=places, busy=overdue)
-            if leaving is not None:
-                plans.append((place, need, leaving))
-        if not plans:
-            return not overdue
-        place, need, leaving = min(plans, key=lambda plan: _loss(self.state, plan[2]))
-        self.reserve(group[0], place, need)
-        wanted = ", ".join(f"{format_bytes(size)} on {device}" for device, size in need.parts)
-        for victim in leaving:
-            self.retire(victim, Cause.EVICTED, f"evicted for {variant.name}, which needs {wanted}")
+        verdict = planner.decide(self.state, group, wish)
+        match verdict:
+            case planner.Go(place, need, leaving):
+                self.reserve(group[0], place, need, placement.wanted_layers(group[0].variant, wish))
+                wanted = ", ".join(f"{format_bytes(size)} on {device}" for device, size in need.parts)
+                for victim in leaving:
+                    self.retire(victim, Cause.EVICTED, f"evicted for {group[0].variant.name}, which needs {wanted}")
+            case planner.Size(place):
+                self.size(group[0].variant, place)
+            case planner.Wait():
+                return not self.state.is_overdue(group)
+            case planner.NoPlace():
+                self._refuse_placeless(group)
+            case planner.Never(need, ceiling):
+                self._refuse_group(tuple(w for w in group if w.gpu_layers == wish), need, ceiling)
+                return variant_id not in self.state.waiting or self._place(variant_id)
+            case _:
+                assert_never(verdict)
         return True
 
-    def _refuse_group(self, group: tuple[Waiting, ...], needs: list[Footprint]) -> None:
+    def _refuse_group(self, group: tuple[Waiting, ...], need: Footprint, ceiling: Mapping[DeviceId, Bytes]) -> None:
         state = self.state
-        ceiling = eviction.ceiling(state, group[0].variant.id)
-        need = min(needs, key=lambda n: n.shortage(ceiling)[1])
         device, _ = need.shortage(ceiling)
         pinned = tuple(
             sorted(r.variant.name for r in state.residents.values() if state.is_pinned(r) and r.footprint[device])
@@ -369,18 +236,6 @@ class _Step(Turn):
                 f"{format_bytes(size)} on {device}" for device, size in resident.predicted.parts
             )
             self.say(StartWorker(resident.id, resident.variant, resident.placement, reason))
-
-
-def _with_margin(need: Footprint, ooms: int, ceiling: Mapping[DeviceId, Bytes]) -> Footprint:
-    """More than predicted, as far as there can be more. A guess that dies with the request: it is no lesson."""
-    more = {d: min(int(size * _OOM_MARGIN**ooms), ceiling.get(d, 0)) for d, size in need.parts}
-    return need.at_least(Footprint.of(more))
-
-
-def _loss(state: State, leaving: tuple[Resident, ...]) -> tuple[int, Seconds, int]:
-    """What a set of victims costs: those at work first, then how recently the latest was used, then how many."""
-    at_work = sum(not state.is_idle(r) for r in leaving)
-    return at_work, max((r.used_at for r in leaving), default=0.0), len(leaving)
 
 
 __all__ = ["MAX_TRIES", "ImpossibleFact", "step"]

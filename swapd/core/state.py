@@ -44,6 +44,19 @@ class Waiting:
     gpu_layers: int | None
     tries: int = 0
     ooms: int = 0
+    may_evict: bool = True
+    """False: our own wish, to place a resident better or smaller; it takes only what is free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Yield:
+    """Memory lent to other programs on the owner's word."""
+
+    device: DeviceId
+    size: Bytes
+    until: Seconds
+    foreign: Bytes | None
+    """What others held there when it was lent; None: not yet seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +76,16 @@ class State:
     """Memory moved after the measurement under way was ordered: its answer will not do."""
     lessons: Mapping[tuple[VariantId, Placement], Footprint] = field(default_factory=dict)
     """What loads of this variant so placed really took."""
+    sizes: Mapping[tuple[VariantId, Placement], Footprint] = field(default_factory=dict)
+    """What llama.cpp says that they take, without what a process takes besides."""
+    unsizable: frozenset[VariantId] = frozenset()
+    sizing: frozenset[tuple[VariantId, Placement]] = frozenset()
+    """Asked and not yet answered."""
+    overheads: Mapping[DeviceId, Bytes] = field(default_factory=dict)
+    """What a process on this device takes besides: learnt from measured less sized."""
+    yields: tuple[Yield, ...] = ()
+    relieved_at: Seconds = 0.0
+    """When memory was last short; nobody is promoted soon after."""
     next_resident: ResidentId = field(default=ResidentId(1))
     is_stopping: bool = False
 
@@ -102,7 +125,8 @@ class State:
     # --- requests
 
     def waiting_count(self) -> int:
-        return sum(len(group) for group in self.waiting.values())
+        """Clients; our own wishes take nobody's place."""
+        return sum(w.may_evict for group in self.waiting.values() for w in group)
 
     def find_waiting(self, request: RequestId) -> Waiting | None:
         for group in self.waiting.values():
@@ -135,23 +159,70 @@ class State:
             return parse_share(self.policy.vram_limit, device.total)
         return device.total
 
-    def reserve(self, device: Device) -> Bytes:
+    def configured_reserve(self, device: Device) -> Bytes:
         return self.policy.host_reserve if device.kind is DeviceKind.HOST else self.policy.vram_reserve
 
-    def budget(self, device: Device) -> Bytes:
-        """What residents may hold on it: min(limit, measured free + ours) - reserve.
+    def lent(self, device: Device) -> Bytes:
+        """What was yielded there and others have not taken yet."""
+        lent = [y for y in self.yields if y.device == device.id and y.until > self.now]
+        if not lent:
+            return 0
+        foreign = self.foreign(device)
+        return sum(max(0, y.size - max(0, foreign - (foreign if y.foreign is None else y.foreign))) for y in lent)
+
+    def reserve(self, device: Device) -> Bytes:
+        """Kept free of us: as configured, and what is lent."""
+        return self.configured_reserve(device) + self.lent(device)
+
+    def obtainable(self, device: Device) -> Bytes:
+        """What others do not hold: measured free + ours.
 
         A worker that is ending may already be off the driver's list while its memory is not yet free, and
         some drivers list nobody: such bytes count as ours until it is gone (`held` counts them too).
         """
         listed = dict(device.held)
         returning = sum(
-            r.footprint[device.id]
+            r.takes(device.id)
             for r in self.residents.values()
             if r.phase in (Phase.READY, Phase.DRAINING, Phase.UNLOADING) and not listed.get(r.id)
         )
-        seen = device.free + device.ours + returning
-        return min(self.limit(device), seen) - self.reserve(device)
+        return device.free + device.ours + returning
+
+    def foreign(self, device: Device) -> Bytes:
+        """What others hold, by the same count."""
+        return max(0, device.total - self.obtainable(device))
+
+    def most(self, device: Device) -> Bytes:
+        """What residents may hold on it at the very most, if nobody else were there."""
+        return min(self.limit(device), device.total - self.lent(device)) - self.configured_reserve(device)
+
+    def budget(self, device: Device) -> Bytes:
+        """What residents may hold on it now: what others do not hold, less the reserve, within the limit.
+
+        What is lent comes off what can be had, not off the limit: beyond the limit memory is others' anyway.
+        """
+        seen = self.obtainable(device) - self.lent(device)
+        return min(self.limit(device), seen) - self.configured_reserve(device)
+
+    def unlisted(self, device: Device) -> Bytes:
+        """What loads under way may have taken that the driver does not name: at most so much more is ours."""
+        listed = dict(device.held)
+        return sum(r.takes(device.id) for r in self.in_phases([Phase.LOADING]) if not listed.get(r.id))
+
+    def yielding(self) -> Device | None:
+        """From where memory is yielded: the card, or without one the host, on which we could hold most."""
+        cards = [device for device in self.devices if device.kind is DeviceKind.GPU] or self.devices
+        return max(cards, key=lambda device: (self.budget(device), device.id), default=None)
+
+    def cap(self, variant: Variant) -> Mapping[DeviceId, Bytes]:
+        """The most that the variant may take on each device, whoever else is there."""
+        caps: dict[DeviceId, Bytes] = {}
+        for device in self.devices:
+            most = self.most(device)
+            if variant.max_vram and device.kind is DeviceKind.GPU:
+                most = min(most, parse_share(variant.max_vram, device.total))
+            caps[device.id] = most
+        return caps
 
     def budgets(self) -> Mapping[DeviceId, Bytes]:
         return {device.id: self.budget(device) for device in self.devices}

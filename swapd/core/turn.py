@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from swapd.core.messages import Command, MeasureMemory, Refusal, RefuseRequest, RevokeLease, StopWorker
-from swapd.core.model import Footprint, Placement, RequestId, ResidentId, VariantId
+from swapd.core.messages import Command, MeasureMemory, Refusal, RefuseRequest, RevokeLease, SizePlacement, StopWorker
+from swapd.core.model import Footprint, Placement, RequestId, ResidentId, Variant, VariantId
 from swapd.core.resident import Cause, Phase, Resident, Retirement, Trigger
 from swapd.core.state import State, Waiting
 
@@ -30,12 +30,13 @@ class Turn:
             del residents[resident.id]
         self.state = replace(self.state, residents=residents)
 
-    def reserve(self, waiting: Waiting, place: Placement, need: Footprint) -> None:
+    def reserve(self, waiting: Waiting, place: Placement, need: Footprint, wanted_layers: int | None) -> None:
         """Promise the need to a new resident of the variant that the request waits for."""
         now = self.state.now
         new = self.state.next_resident
         keep_alive = self.state.policy.keep_alive if waiting.owner_keep_alive is None else waiting.owner_keep_alive
-        self.put(Resident(new, waiting.variant, place, Phase.RESERVED, need, keep_alive, since=now, used_at=now))
+        resident = Resident(new, waiting.variant, place, Phase.RESERVED, need, keep_alive, since=now, used_at=now)
+        self.put(replace(resident, wanted_layers=wanted_layers))
         self.state = replace(self.state, next_resident=ResidentId(new + 1))
 
     def retire(self, resident: Resident, cause: Cause, reason: str) -> None:
@@ -87,6 +88,12 @@ class Turn:
     def memory_moved(self) -> None:
         """What was measured until now, or is being measured, no longer tells what is free."""
         self.state = replace(self.state, measured_at=None, is_outdated=self.state.is_measuring)
+
+    def size(self, variant: Variant, place: Placement) -> None:
+        key = (variant.id, place)
+        if key not in self.state.sizing:
+            self.state = replace(self.state, sizing=self.state.sizing | {key})
+            self.say(SizePlacement(variant, place))
 
     def measure(self) -> None:
         if not self.state.is_measuring:

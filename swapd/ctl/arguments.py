@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from swapd import __version__
-from swapd.units import parse_duration
+from swapd.units import parse_bytes, parse_duration
 
 _DESCRIPTION: Final = "Talk to swapd, the daemon that shares one GPU among several models."
 
@@ -77,6 +77,29 @@ unloads it. A pin that is to outlast the daemon belongs in its configuration."""
 _UNPIN: Final = """
 
 It stays loaded until its keep-alive ends or another model needs the room."""
+_PLAN: Final = """
+
+A dry run: nothing is loaded, nobody leaves. The models are placed beside each
+other as if the GPUs held nothing else but pinned models and other programs;
+where not all of them fit, each in its turn into what the ones before have left.
+VRAM and HOST are predictions, marked ~ while they are estimates. With two or
+more models also every set of them that fits wholly; * marks those to which no
+other of the models could be added. --gpu asks for a machine with these empty
+cards, of this one's host memory.
+
+examples:
+  swapctl plan qwen3.5:9b codestral:22b
+  swapctl plan qwen3.5:27b --gpu 24GiB --context 32768
+  swapctl plan qwen3.5:9b codestral:22b qwen3.5:27b --gpu 24GiB,24GiB"""
+_YIELD: Final = """
+
+Idle models leave, or are placed smaller, until so much of the GPU with most
+room is free; then those at work, once they have finished. Nothing is loaded
+into it until the time is over. 0 takes it back. Without a GPU it is host
+memory. It answers when so much is free, or after a minute with what is.
+
+example:
+  swapctl yield 8GiB --for 2h"""
 _RELOAD: Final = """
 
 If the file has an error, the daemon names it and goes on as it was."""
@@ -165,6 +188,23 @@ def build_parser() -> argparse.ArgumentParser:
         "--verbose", action="store_true", help="tell on stderr how long loading, reading and answering took"
     )
 
+    plan = add("plan", "tell what fits beside what, and who would have to leave", _PLAN)
+    plan.add_argument("models", metavar="M", nargs="+", help=_MODEL)
+    plan.add_argument(
+        "--gpu", metavar="SIZE[,SIZE]", type=_sizes, help="for a machine with these cards, like 24GiB or 24GiB,16GiB"
+    )
+    plan.add_argument("--context", metavar="N", type=_positive, help="tokens per slot (default: as configured)")
+    plan.add_argument("--slots", metavar="N", type=_positive, help="answers to give at a time (default: as configured)")
+    give = add("yield", "give GPU memory to other programs for a while", _YIELD)
+    give.add_argument("size", metavar="SIZE", type=_size, help="how much, like 8GiB or 512MiB; 0: take it back")
+    give.add_argument(
+        "--for",
+        dest="duration",
+        metavar="D",
+        type=_lasting,
+        default=1800.0,
+        help="how long: seconds, or like 30s, 30m, 2h; -1: for ever (default: 30m)",
+    )
     add("reload", "make the daemon read its configuration again", _RELOAD)
     add("version", "show the versions of swapctl and of the daemon")
     return parser
@@ -184,6 +224,28 @@ def _duration(text: str) -> str:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text.strip()
+
+
+def _lasting(text: str) -> float:
+    """Seconds; -1: for ever."""
+    seconds = parse_duration(_duration(text))
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time above 0; `swapctl yield 0` takes memory back")
+    return -1 if math.isinf(seconds) else seconds
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _sizes(text: str) -> list[int]:
+    sizes = [_size(part) for part in text.split(",")]
+    if not all(sizes):
+        raise argparse.ArgumentTypeError("a card of no size; write it like 24GiB or 24GiB,16GiB")
+    return sizes
 
 
 def _whole(text: str) -> int:

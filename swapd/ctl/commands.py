@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from swapd import __version__
-from swapd.ctl import pages, run
+from swapd.ctl import pages, planned, run
 from swapd.ctl.chat import Chat
 from swapd.ctl.client import Client, Exit, Failure, Json, model_route
 from swapd.ctl.terminal import Progress, cell
@@ -68,6 +68,18 @@ def unpin(client: Client, arguments: Namespace) -> None:
     _tell(arguments, document, lambda: f"{cell(arguments.model)} is no longer pinned")
 
 
+def plan(client: Client, arguments: Namespace) -> None:
+    wishes = {"gpu": arguments.gpu, "context": arguments.context, "slots": arguments.slots}
+    question = {"models": arguments.models} | {key: value for key, value in wishes.items() if value is not None}
+    document = client.post("/swapd/plan", question)
+    _tell(arguments, document, lambda: planned.page(document))
+
+
+def yield_memory(client: Client, arguments: Namespace) -> None:
+    document = client.post("/swapd/yield", {"bytes": arguments.size, "seconds": arguments.duration})
+    _tell(arguments, document, lambda: planned.yielded(document, _now()))
+
+
 def reload(client: Client, arguments: Namespace) -> None:
     document = client.post("/swapd/reload")
     _tell(arguments, document, lambda: "the configuration is read again")
@@ -109,6 +121,8 @@ COMMANDS: Final[Mapping[str, Command]] = MappingProxyType(
         "pin": pin,
         "unpin": unpin,
         "run": run_model,
+        "plan": plan,
+        "yield": yield_memory,
         "reload": reload,
         "version": version,
     }

@@ -15,6 +15,7 @@ from swapd.ctl.terminal import cell, count, span, table, when
 from swapd.units import Bytes, format_bytes, format_duration
 
 _HOST = "host"
+_NAMED = 3
 _STOPPING = ("draining", "unloading")
 
 
@@ -88,6 +89,9 @@ def status(document: Json, address: str, now: datetime) -> str:
         if devices
         else "No device is measured yet.",
     ]
+    others = [line for device in document["devices"] if (line := _others(device))]
+    if others:
+        blocks[-1] += "\n" + "\n".join(others)
     if document["models"]:
         headers = ("MODEL", "SIZE", "PROCESSOR", "VRAM", "CONTEXT", "SLOTS", "STATE", "UNTIL")
         rows = [_resident_row(model, "", now) for model in document["models"]]
@@ -188,17 +192,32 @@ def _resident_facts(resident: Json, now: datetime) -> list[tuple[str, object]]:
     return facts
 
 
+def _others(device: Json) -> str:
+    """Who else holds memory of a card; the largest are enough to know whom to ask."""
+    told = []
+    for process in device.get("processes", ())[:_NAMED]:
+        number = f"pid {process['pid']}"
+        who = number if process["name"] == number else f"{process['name']} ({number})"
+        amount = "an unknown amount" if process["bytes"] is None else format_bytes(process["bytes"])
+        told.append(f"{who} {amount}")
+    return cell(f"also on {device['id']}: {', '.join(told)}") if told else ""
+
+
 def _memory(resident: Json) -> str:
     predicted, measured = resident["predicted"], resident["measured"]
     rows = []
     for device in sorted(predicted.keys() | measured.keys(), key=lambda device: (device == _HOST, device)):
         cells = [format_bytes(held[device]) if device in held else "-" for held in (predicted, measured)]
-        difference = "-"
+        error = "-"
         if device in predicted and device in measured:
             more = measured[device] - predicted[device]
-            difference = f"{'+' if more > 0 else ''}{format_bytes(more)}"
-        rows.append((device, *cells, difference))
-    return table(("DEVICE", "PREDICTED", "MEASURED", "DIFFERENCE"), rows)
+            error = f"{'+' if more > 0 else ''}{format_bytes(more)}{_percent(more, predicted[device])}"
+        rows.append((device, *cells, error))
+    return table(("DEVICE", "PREDICTED", "MEASURED", "ERROR"), rows)
+
+
+def _percent(more: Bytes, predicted: Bytes) -> str:
+    return f" ({more / predicted:+.1%})" if predicted else ""
 
 
 def _bytes(resident: Json) -> dict[str, Bytes]:

@@ -24,7 +24,7 @@ from swapd.config import Settings, load
 from swapd.core.footprint import arithmetic
 from swapd.core.messages import StartWorker, StopWorker
 from swapd.core.model import ResidentId
-from swapd.core.placement import candidates
+from swapd.core.placement import wholes
 from swapd.core.state import State
 from swapd.daemon import Daemon, make_catalog, open_sockets, running
 from swapd.demo import models
@@ -75,7 +75,7 @@ def _settings(scratch: Path, folder: Path) -> Settings:
     for model in models.DEMO_MODELS:
         variant = catalog.resolve(model.name).variant
         assert variant is not None
-        place = candidates(state, variant, None)[0]
+        place = wholes(state, variant, None)[0]
         needs.append(arithmetic(variant, place)[place.devices[0] if place.devices else state.devices[-1].id])
     reserve = settings.policy.vram_reserve if state.has_gpu() else settings.policy.host_reserve
     room = max(needs) + min(needs) // 2

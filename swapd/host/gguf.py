@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import stat
 import struct
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from swapd.host.quants import BLOCKS, FILE_TYPES, GUESSED
+from swapd.host.quants import BLOCKS, FILE_TYPES, GUESSED, REPACKED
 from swapd.units import Bytes, MiB, format_bytes
 
 MAX_HEADER: Final[Bytes] = 256 * MiB
@@ -40,6 +41,8 @@ _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 _NUMBERS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING: Final = 8
+_LAYER = re.compile(r"(blk\.[0-9]{1,4})\.")
+_EXPERTS = re.compile(r"ffn_(up|down|gate|gate_up)_(ch|)exps")
 _ARRAY: Final = 9
 
 Scalar: TypeAlias = int | float | bool | str
@@ -48,6 +51,20 @@ Value: TypeAlias = Scalar | tuple[int | float | bool, ...]
 
 class UnreadableModel(Exception):
     """The file cannot be used as a model; the text says why, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The tensors of one repeating layer, or one tensor outside of them."""
+
+    weights: Bytes = 0
+    experts: Bytes = 0
+    """Of these, what belongs to single experts."""
+    repacked: Bytes = 0
+    """Of these, what the CPU would use in a copy of its own order."""
+    start: Bytes = 0
+    end: Bytes = 0
+    """From the first to the last, in the file's tensor data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +77,8 @@ class Header:
     parameters: int
     weights: Bytes
     """What the tensors take, without the padding between them."""
+    parts: Mapping[str, Part]
+    """By `blk.0`, `blk.1` and so on, and the full names of other tensors."""
 
     @property
     def architecture(self) -> str:
@@ -203,8 +222,8 @@ def _header(cursor: _Cursor, size: Bytes) -> Header:
                 values[key] = numbers
         else:
             values[key] = _scalar(cursor, kind)
-    parameters, weights = _tensors(cursor, tensors, _alignment(values), size)
-    return Header(values, lengths, tensors, parameters, weights)
+    parameters, weights, parts = _tensors(cursor, tensors, _alignment(values), size)
+    return Header(values, lengths, tensors, parameters, weights, parts)
 
 
 def _scalar(cursor: _Cursor, kind: int) -> Scalar:
@@ -243,9 +262,10 @@ def _alignment(values: Mapping[str, Value]) -> int:
     return given
 
 
-def _tensors(cursor: _Cursor, count: int, alignment: int, size: Bytes) -> tuple[int, Bytes]:
+def _tensors(cursor: _Cursor, count: int, alignment: int, size: Bytes) -> tuple[int, Bytes, dict[str, Part]]:
     """Parameters and bytes of all tensors, which must lie one after the other and inside the file."""
     parameters = weights = offset = end = 0
+    parts: dict[str, Part] = {}
     for _ in range(count):
         name = cursor.name()
         rank = cursor.u32()
@@ -261,10 +281,26 @@ def _tensors(cursor: _Cursor, count: int, alignment: int, size: Bytes) -> tuple[
         if given != offset:
             raise UnreadableModel(f"tensor {name[:80]!r} is not where the one before it ends")
         parameters += elements
-        weights += elements // block * block_bytes
-        end = offset + elements // block * block_bytes
+        length = elements // block * block_bytes
+        weights += length
+        end = offset + length
+        is_repacked = kind in REPACKED and rank > 1 and dims[1] % 8 == 0
+        _add(parts, name, offset, length, length if is_repacked else 0)
         offset = -(-end // alignment) * alignment
     needed = -(-cursor.position // alignment) * alignment + end
     if count and needed > size:
         raise UnreadableModel(f"cut off: its tensors need {needed} bytes and the file has {size}")
-    return parameters, weights
+    return parameters, weights, parts
+
+
+def _add(parts: dict[str, Part], name: str, start: Bytes, length: Bytes, repacked: Bytes) -> None:
+    layer = _LAYER.match(name)
+    key = layer[1] if layer else name
+    part = parts.get(key) or Part(start=start)
+    parts[key] = Part(
+        weights=part.weights + length,
+        experts=part.experts + (length if _EXPERTS.search(name) else 0),
+        repacked=part.repacked + repacked,
+        start=part.start,
+        end=start + length,
+    )

@@ -125,7 +125,7 @@ def _variant(
     """The id holds no name: one file asked for under two names in the same way is one variant, loaded once."""
     context = entry.context or min(DEFAULT_CONTEXT, shape.trained_context)
     slots = entry.slots or DEFAULT_SLOTS
-    what = (parts, context, slots, entry.kv_type, flash_attention, entry.gpu_layers)
+    what = (parts, context, slots, entry.kv_type, flash_attention, entry.gpu_layers, entry.max_vram)
     short = hashlib.sha256(repr(what).encode(errors="surrogateescape")).hexdigest()[:12]
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", found.name)[:32]
     return Variant(
@@ -138,4 +138,5 @@ def _variant(
         kv_type=entry.kv_type,
         flash_attention=flash_attention,
         gpu_layers=entry.gpu_layers,
+        max_vram=entry.max_vram,
     )

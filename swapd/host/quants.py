@@ -5,6 +5,7 @@ Read by `gguf.py`. A test compares the sizes with those of the llama.cpp that is
 
 from __future__ import annotations
 
+import platform
 from typing import Final
 
 BLOCKS: Final[dict[int, tuple[int, int]]] = {
@@ -45,6 +46,9 @@ BLOCKS: Final[dict[int, tuple[int, int]]] = {
     42: (64, 18),  # Q2_0
 }
 """Elements of one block and the bytes that it takes, by tensor type."""
+
+REPACKED: Final = frozenset({2, 12, 20, 39} | ({8, 13, 14} if platform.machine() in ("aarch64", "arm64") else set()))
+"""Types of which llama.cpp's CPU backend makes a copy in an order of its own, on CPUs of the last ten years."""
 
 FILE_TYPES: Final[dict[int, str]] = {
     0: "F32",

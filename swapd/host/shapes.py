@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from swapd.core.model import Shape
+from swapd.host import layers as of_layers
 from swapd.host.gguf import MAX_LAYERS, Header, UnreadableModel
+from swapd.host.layers import number
 
 
 def why_no_model(header: Header) -> str | None:
@@ -32,43 +34,45 @@ def shape(headers: Sequence[Header]) -> Shape:
     first = headers[0]
     if reason := why_no_model(first):
         raise UnreadableModel(reason)
-    layers, embedding = _number(first, "block_count", least=1), _number(first, "embedding_length", least=1)
+    layers, embedding = number(first, "block_count", least=1), number(first, "embedding_length", least=1)
     if layers > MAX_LAYERS:
         raise UnreadableModel(f"it claims {layers} layers; the limit is {MAX_LAYERS}")
-    heads = _number(first, "attention.head_count", default=0)
+    heads = number(first, "attention.head_count", default=0)
     per_head = embedding // heads if heads else 0
+    kv_heads = _kv_heads(first, layers, heads)
+    key_length = number(first, "attention.key_length", default=per_head)
+    value_length = number(first, "attention.value_length", default=per_head)
+    each, experts, output = of_layers.weights(headers, layers)
+    full, windowed = of_layers.caches(first, kv_heads, (key_length, value_length))
     return Shape(
         architecture=first.architecture,
         layers=layers,
         embedding=embedding,
         heads=heads,
-        kv_heads=_kv_heads(first, layers, heads),
-        key_length=_number(first, "attention.key_length", default=per_head),
-        value_length=_number(first, "attention.value_length", default=per_head),
-        vocabulary=_number(first, "vocab_size", default=first.lengths.get("tokenizer.ggml.tokens"), least=1),
-        trained_context=_number(first, "context_length", least=1),
+        kv_heads=kv_heads,
+        key_length=key_length,
+        value_length=value_length,
+        vocabulary=number(first, "vocab_size", default=first.lengths.get("tokenizer.ggml.tokens"), least=1),
+        trained_context=number(first, "context_length", least=1),
         weights=sum(header.weights for header in headers),
-        window=_number(first, "attention.sliding_window", default=0) or None,
+        window=of_layers.window(first),
+        expert_layers=sum(1 for size in experts if size),
+        feed_forward=of_layers.feed_forward(first, embedding),
+        layer_weights=each,
+        expert_weights=experts,
+        host_weights=of_layers.host_weights(headers, layers),
+        full_cache=full,
+        window_cache=windowed,
+        states=of_layers.states(first, kv_heads, embedding, heads),
+        output_weights=output,
     )
-
-
-def _number(header: Header, key: str, default: int | None = None, least: int = 0) -> int:
-    """Of the architecture's keys; of a per-layer list the largest. Without a default it must be there."""
-    full = f"{header.architecture}.{key}"
-    given = header.values.get(full, default)
-    if given is None:
-        raise UnreadableModel(f"its header lacks {full}")
-    value = max(given, default=None) if isinstance(given, tuple) else given
-    if type(value) is not int or not least <= value < 2**31:
-        raise UnreadableModel(f"its header has an impossible {full}: {str(value)[:40]}")
-    return value
 
 
 def _kv_heads(header: Header, layers: int, heads: int) -> tuple[int, ...]:
     key = f"{header.architecture}.attention.head_count_kv"
     given = header.values.get(key, heads)
     if not isinstance(given, tuple):
-        return (_number(header, "attention.head_count_kv", default=heads),) * layers
+        return (number(header, "attention.head_count_kv", default=heads),) * layers
     if len(given) != layers or any(type(count) is not int or not 0 <= count < 2**31 for count in given):
         raise UnreadableModel(f"its header has an impossible {key}")
     return tuple(int(count) for count in given)

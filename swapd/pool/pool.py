@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from concurrent.futures import CancelledError
 from types import TracebackType
 from typing import Final, Self
 
@@ -23,6 +24,10 @@ from swapd.pool.worker import Worker
 from swapd.units import Seconds
 
 LOOK_EVERY: Final[Seconds] = 0.5
+START: Final[Seconds] = 10.0
+"""So long who asks for the cards waits for a spare that is starting."""
+ANSWER: Final[Seconds] = 1.0
+"""So long a spare may take to tell what is free on them."""
 TOLERATED: Final = 0.4
 """Of one core: so much of it may others use before we leave it to them."""
 PING_EVERY: Final[Seconds] = 20.0
@@ -45,13 +50,18 @@ class Pool:
         """Residents that get a process just now; False: stopped meanwhile."""
         self._answering: Counter[Worker] = Counter()
         self._spare: Worker | None = None
+        self._sparing: asyncio.Task[None] | None = None
+        """Ends when the spare is there, its imports done."""
+        self._build: str | None = None
+        self._cards: tuple[wire.Card, ...] = ()
+        self._loop = asyncio.get_running_loop()
         self._died: Callable[[ResidentId, WorkerFailed], None] = lambda resident, failure: None
         self._tasks = asyncio.TaskGroup()
         self._is_closing = False
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
-        self._tasks.create_task(self._keep_spare(), name="spare")
+        self._want_spare()
         self._watchers = (
             self._tasks.create_task(self._watch(), name="watch workers"),
             self._tasks.create_task(self._watch_cores(), name="watch cores"),
@@ -97,6 +107,8 @@ class Pool:
             kv_type=variant.kv_type,
             flash_attention=variant.flash_attention,
             threads=self._threads,
+            expert_layers_on_cpu=placement.experts_on_cpu,
+            tensor_split=placement.split,
         )
         try:
             await worker.load(order, progressed)
@@ -104,7 +116,7 @@ class Pool:
             worker.ended.add_done_callback(lambda ended: self._ended(resident, worker, ended))
         finally:
             if not self._is_closing:  # only now, so that the spare's imports do not slow the load
-                self._tasks.create_task(self._keep_spare(), name="spare")
+                self._want_spare()
 
     async def stop(self, resident: ResidentId) -> None:
         worker = self._workers.get(resident)
@@ -136,7 +148,50 @@ class Pool:
     def notify_deaths(self, died: Callable[[ResidentId, WorkerFailed], None]) -> None:
         self._died = died
 
+    # --- what workers tell of this machine
+
+    def build(self) -> str | None:
+        """llama.cpp's version; None until the first spare has started."""
+        return self._build
+
+    async def wait_build(self) -> str | None:
+        """`build` once the first spare has started; None when it could not."""
+        if self._build is None and self._sparing is not None:
+            await asyncio.wait([self._sparing])
+        return self._build
+
+    def devices(self) -> tuple[wire.Card, ...] | None:
+        """The cards that only ggml can measure (`wire.Started.cards`), asked of the spare now; None: no answer.
+
+        Blocks for milliseconds, and longer while the spare is starting: call it in a thread. While a load has taken
+        the spare, the last answer: the load under way is not in it.
+        """
+        if self._build is not None and not self._cards:
+            return ()
+        asking = asyncio.run_coroutine_threadsafe(self._ask_cards(), self._loop)
+        try:
+            return asking.result(START + ANSWER)
+        except (TimeoutError, CancelledError):
+            asking.cancel()
+            return None
+
+    async def _ask_cards(self) -> tuple[wire.Card, ...] | None:
+        if self._spare is not None and self._spare.ended.done() and not self._is_closing:
+            self._want_spare()
+        if self._sparing is not None:
+            await asyncio.wait([self._sparing], timeout=START)
+        if self._cards and self._spare is not None:
+            try:
+                async with asyncio.timeout(ANSWER):
+                    self._cards = (await self._spare.ping()).cards or self._cards
+            except (TimeoutError, WorkerFailed):
+                return None
+        return self._cards if self._build is not None else None
+
     # --- inside
+
+    def _want_spare(self) -> None:
+        self._sparing = self._tasks.create_task(self._keep_spare(), name="spare")
 
     def _ended(self, resident: ResidentId, worker: Worker, ended: asyncio.Future[WorkerFailed]) -> None:
         if resident in self._loaded and self._workers.get(resident) is worker and not self._is_closing:
@@ -155,9 +210,13 @@ class Pool:
         if self._spare is not None and not self._spare.ended.done():
             return
         try:
-            self._spare = await self._spawn()
-        except OSError as error:
-            log.warning("no spare worker", reason=str(error))
+            self._spare = spare = await self._spawn()
+            started = await spare.started
+        except (OSError, WorkerFailed) as error:
+            if not self._is_closing:
+                log.warning("no spare worker", reason=str(error))
+        else:
+            self._build, self._cards = started.build, started.cards
 
     async def _take_spare(self) -> Worker:
         """A worker without a model. Raises WorkerFailed."""

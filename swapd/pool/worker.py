@@ -1,6 +1,6 @@
 """One worker process as its parent sees it: spawn, frames in and out, its end and why.
 
-Used by `pool.Pool` alone. A worker that dies tells everyone who waits for it.
+Used by `pool.Pool` and `sizer.Sizer`. A worker that dies tells everyone who waits for it.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import sys
@@ -26,6 +27,7 @@ STOP_GRACE: Final[Seconds] = 2.0
 """Between SIGTERM and SIGKILL."""
 _LAST_WORDS: Final = 20
 _READ: Final = 256 * 1024
+_OUT_OF_MEMORY: Final = re.compile(r"out of memory|failed to allocate", re.IGNORECASE)
 
 log = structlog.get_logger("swapd.pool")
 
@@ -46,12 +48,14 @@ class Worker:
         self._process = process
         self._reader, self._writer = reader, writer
         self._loaded: asyncio.Future[wire.Loaded] = loop.create_future()
+        self._sized: asyncio.Future[wire.Sized] | None = None
+        self._ponged: asyncio.Future[wire.Pong] = loop.create_future()
         self._progressed: Callable[[float], None] = lambda fraction: None
         self._streams: dict[str, asyncio.Queue[Item]] = {}
         self._threads = 0
         self._last_words: deque[str] = deque(maxlen=_LAST_WORDS)
-        for future in (self.started, self._loaded):
-            future.add_done_callback(lambda f: f.cancelled() or f.exception())  # a death nobody waits for is no warning
+        for future in (self.started, self._loaded, self._ponged):
+            future.add_done_callback(_look)
 
     @staticmethod
     async def spawn() -> Worker:
@@ -93,6 +97,29 @@ class Worker:
         await self.started
         self.send(order)
         return await self._loaded
+
+    async def ping(self) -> wire.Pong:
+        """Raises WorkerFailed. Asked twice at a time, both get the first answer."""
+        if self.ended.done():
+            raise self.ended.result()
+        if self._ponged.done():
+            self._ponged = asyncio.get_running_loop().create_future()
+            self._ponged.add_done_callback(_look)
+        self.send(wire.Ping())
+        return await asyncio.shield(self._ponged)
+
+    async def size(self, order: wire.Size) -> wire.Sized:
+        """One at a time, and none while a model is loaded. Raises WorkerFailed."""
+        await self.started
+        if self.ended.done():
+            raise self.ended.result()
+        sized: asyncio.Future[wire.Sized] = asyncio.get_running_loop().create_future()
+        self._sized = sized
+        self.send(order)
+        try:
+            return await sized
+        finally:
+            self._sized = None
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk | Ending, None]:
         """As `runtime.ports.Workers.generate`. What has piled up comes as one chunk."""
@@ -158,7 +185,10 @@ class Worker:
         finally:
             self._writer.close()
         status = await self._process.wait()
-        self._end(WorkerFailed(Death.CRASHED, broken or self._describe(status)))
+        # llama.cpp aborts when memory runs out in use; only its last words tell.
+        short = next((text for text in self._last_words if _OUT_OF_MEMORY.search(text)), None)
+        death = Death.CRASHED if short is None else Death.OUT_OF_MEMORY
+        self._end(WorkerFailed(death, broken or self._describe(status, short)))
 
     async def overhear(self) -> None:
         """Log what the process says on stderr; keep the last words."""
@@ -191,12 +221,17 @@ class Worker:
                 _resolve(self.started, message)
             case wire.Loaded():
                 _resolve(self._loaded, message)
+            case wire.Sized():
+                if self._sized is not None:
+                    _resolve(self._sized, message)
             case wire.LoadFailed(out_of_memory, reason):
-                death = Death.OUT_OF_MEMORY if out_of_memory else Death.UNUSABLE
-                if not self._loaded.done():
-                    self._loaded.set_exception(WorkerFailed(death, reason))
+                failure = WorkerFailed(Death.OUT_OF_MEMORY if out_of_memory else Death.UNUSABLE, reason)
+                if self._sized is not None:
+                    _fail(self._sized, failure)
+                else:
+                    _fail(self._loaded, failure)
             case wire.Pong():
-                pass
+                _resolve(self._ponged, message)
 
     def _last(self, request: str, item: Ending | Exception) -> None:
         if (stream := self._streams.get(request)) is not None:
@@ -204,15 +239,18 @@ class Worker:
 
     def _end(self, failure: WorkerFailed) -> None:
         self.ended.set_result(failure)
-        for future in (self.started, self._loaded):
+        if self._sized is not None:
+            _fail(self._sized, failure)
+        for future in (self.started, self._loaded, self._ponged):
             if not future.done():
                 future.set_exception(failure)
         for stream in self._streams.values():
             stream.put_nowait(failure)
 
-    def _describe(self, status: int) -> str:
+    def _describe(self, status: int, telling: str | None) -> str:
         how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-        return f"{how}: {self._last_words[-1]}" if self._last_words else how
+        words = telling or (self._last_words[-1] if self._last_words else "")
+        return f"{how}: {words}" if words else how
 
 
 def _environment() -> dict[str, str]:
@@ -223,6 +261,17 @@ def _environment() -> dict[str, str]:
     return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **kept, "GGML_NO_BACKTRACE": "1"}
 
 
+def _look(future: asyncio.Future[T]) -> None:
+    """A death that nobody waits for is no warning."""
+    if not future.cancelled():
+        future.exception()
+
+
 def _resolve(future: asyncio.Future[T], value: T) -> None:
     if not future.done():
         future.set_result(value)
+
+
+def _fail(future: asyncio.Future[T], failure: WorkerFailed) -> None:
+    if not future.done():
+        future.set_exception(failure)

@@ -21,10 +21,12 @@ from swapd.core.messages import (
     LoadProgressed,
     MeasureMemory,
     MemoryMeasured,
+    PlacementSized,
     Policy,
     RefuseRequest,
     RequestArrived,
     RevokeLease,
+    SizePlacement,
     StartWorker,
     StopWorker,
     TimerFired,
@@ -32,19 +34,21 @@ from swapd.core.messages import (
     WorkerGone,
     WorkerLoaded,
 )
-from swapd.core.model import Device, DeviceId, DeviceKind, RequestId, ResidentId
+from swapd.core.model import Device, Footprint, Placement, RequestId, ResidentId
 from swapd.core.scheduler import step
 from swapd.core.state import State
 from swapd.errors import WorkerFailed
 from swapd.runtime.journal import Journal
-from swapd.runtime.ports import Clock, Memory, Workers
-from swapd.units import Bytes, Seconds, Tokens
+from swapd.runtime.ports import Clock, Lessons, Memory, Sizes, Workers
+from swapd.runtime.settling import Settling
+from swapd.units import Seconds, Tokens
 
+WATCH_EVERY: Final[Seconds] = 1.0
 SETTLE_LIMIT: Final[Seconds] = 5.0
 """How long an ended worker's memory may take to be seen free before the budget is simply smaller."""
+SIZER: Final = ResidentId(0)
+"""No resident; but what the sizing process holds is ours, and given back before a load."""
 SETTLE_EVERY: Final[Seconds] = 0.02
-SETTLED: Final = 0.9
-"""Of what the worker held: the rest is other programs' coming and going."""
 
 log = structlog.get_logger("swapd.engine")
 
@@ -66,13 +70,23 @@ class Record:
 
 
 class Engine:
-    def __init__(self, workers: Workers, memory: Memory, clock: Clock, policy: Policy, journal: Journal) -> None:
+    def __init__(
+        self,
+        workers: Workers,
+        sizes: Sizes,
+        memory: Memory,
+        lessons: Lessons,
+        clock: Clock,
+        policy: Policy,
+        journal: Journal,
+    ) -> None:
         self.state = State(policy=policy)
         self.journal = journal
         self.records: dict[ResidentId, Record] = {}
-        self._workers, self._memory, self._clock = workers, memory, clock
+        self._workers, self._sizes, self._memory, self._clock = workers, sizes, memory, clock
         self.is_running = False
         self._loop = asyncio.get_running_loop()
+        self._lessons = lessons
         self._inbox: deque[Event] = deque()
         self._is_stepping = False
         self._waiters: dict[RequestId, asyncio.Future[ResidentId]] = {}
@@ -88,6 +102,7 @@ class Engine:
         try:
             async with self._tasks:
                 self.is_running = True
+                self._tasks.create_task(self._watch(), name="watch memory")
                 started()
                 await self._loop.create_future()
         finally:
@@ -156,8 +171,19 @@ class Engine:
         before = self.state
         self.state, commands = step(before, event)
         self.journal.record(before, event, self.state, commands)
+        self._keep_lessons(before)
         for command in commands:
             self._perform(command)
+
+    def _keep_lessons(self, before: State) -> None:
+        build = self._workers.build()
+        if build is None:
+            return
+        for key, lesson in self.state.lessons.items() if self.state.lessons is not before.lessons else ():
+            if before.lessons.get(key) != lesson:
+                self._lessons.learn(*key, build, lesson)
+        if self.state.overheads is not before.overheads:
+            self._lessons.learn_overheads(build, self.state.overheads)
 
     def _perform(self, command: Command) -> None:
         match command:
@@ -167,6 +193,8 @@ class Engine:
                 self._tasks.create_task(self._stop(command.resident), name=f"unload {command.resident}")
             case MeasureMemory():
                 self._tasks.create_task(self._measure(), name="measure memory")
+            case SizePlacement():
+                self._tasks.create_task(self._size(command), name=f"size {command.variant.name}")
             case GrantLease(request, resident):
                 waiter = self._waiters.pop(request, None)
                 if waiter is not None and not waiter.done():
@@ -183,13 +211,16 @@ class Engine:
     async def _start(self, command: StartWorker) -> None:
         resident = command.resident
         began = self._clock()
-        pci = tuple(d.pci or d.id for d in self.state.devices if d.id in command.placement.devices)
 
         def progressed(fraction: float) -> None:
             self.post(LoadProgressed(self._clock(), resident, fraction))
 
+        if command.placement.devices:
+            await self._sizes.release()
         try:
-            await self._workers.start(resident, command.variant, command.placement, pci, progressed)
+            await self._workers.start(
+                resident, command.variant, command.placement, self._pci(command.placement), progressed
+            )
         except WorkerFailed as failure:
             self._worker_died(resident, failure)
         else:
@@ -197,6 +228,21 @@ class Engine:
             self.post(WorkerLoaded(self._clock(), resident))
             if not self.state.is_measuring:
                 await self._measure()  # what it really took: shown, and promised from now on
+
+    async def _size(self, command: SizePlacement) -> None:
+        variant, place = command.variant, command.placement
+        size: Footprint | None = None
+        try:
+            size = await self._sizes.size(variant, place, self._pci(place))
+        except WorkerFailed as failure:
+            log.warning("cannot size a load; estimating", model=variant.name, reason=failure.reason)
+        beside = [(d.id, dict(d.held).get(SIZER, 0)) for d in await self._read() if d.id in place.devices]
+        self.post(PlacementSized(self._clock(), variant.id, place, size, tuple(pair for pair in beside if pair[1])))
+
+    def _pci(self, place: Placement) -> tuple[str, ...]:
+        """How llama.cpp finds the cards, in the placement's order."""
+        known = {device.id: device.pci or device.id for device in self.state.devices}
+        return tuple(known[device] for device in place.devices)
 
     async def _stop(self, resident: ResidentId) -> None:
         before = await self._read()
@@ -207,19 +253,21 @@ class Engine:
 
     async def _settle(self, resident: ResidentId, before: tuple[Device, ...]) -> None:
         """Wait until the GPUs show free what the worker held; the host shows it at once."""
-        awaited: dict[DeviceId, Bytes] = {}
-        for device in before:
-            held = dict(device.held).get(resident, 0)
-            if device.kind is DeviceKind.GPU and held:
-                awaited[device.id] = device.free + int(SETTLED * held)
+        gone = self.state.residents.get(resident)
+        settling = Settling.of(resident, gone.footprint if gone is not None else Footprint(), before)
         deadline = self._clock() + SETTLE_LIMIT
-        while awaited and self._clock() < deadline:
-            free = {device.id: device.free for device in await self._read()}
-            if all(free.get(device, 0) >= size for device, size in awaited.items()):
+        while settling.awaited and not settling.is_over(await self._read()):
+            if self._clock() >= deadline:
+                log.warning("memory of an ended worker was not seen free", resident=resident, waited_s=SETTLE_LIMIT)
                 return
             await asyncio.sleep(SETTLE_EVERY)
-        if awaited:
-            log.warning("memory of an ended worker was not seen free", resident=resident, waited_s=SETTLE_LIMIT)
+
+    async def _watch(self) -> None:
+        """Measure at the start and then every second: other programs come and go, and people look."""
+        while True:
+            if not self.state.is_measuring:
+                await self._measure()
+            await asyncio.sleep(WATCH_EVERY)
 
     async def _measure(self) -> None:
         devices = await self._read()
@@ -227,7 +275,10 @@ class Engine:
 
     async def _read(self) -> tuple[Device, ...]:
         async with self._measuring:
-            return await asyncio.to_thread(self._memory.measure, dict(self._workers.pids()))
+            pids = dict(self._workers.pids())
+            if self._sizes.pid is not None:
+                pids[SIZER] = self._sizes.pid
+            return await asyncio.to_thread(self._memory.measure, pids)
 
     def _worker_died(self, resident: ResidentId, failure: WorkerFailed) -> None:
         self.post(WorkerDied(self._clock(), resident, failure.death, failure.reason))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self, assert_never
 
@@ -17,7 +17,7 @@ import structlog
 
 from swapd.core import queueing
 from swapd.core.messages import PinsChanged, Refusal, RefuseRequest, RequestArrived, RequestEnded, UnloadRequested
-from swapd.core.model import RequestId, ResidentId
+from swapd.core.model import RequestId, ResidentId, Variant, VariantId
 from swapd.errors import (
     DoesNotFit,
     ModelNotFound,
@@ -30,11 +30,12 @@ from swapd.errors import (
     WorkerFailed,
 )
 from swapd.generation import Chunk, Ending, GenerationRequest, Sampling
+from swapd.runtime import lending, plan
 from swapd.runtime.engine import Engine, Record, Refused
 from swapd.runtime.ports import Catalog, Workers
 from swapd.runtime.status import ResidentStatus, Show
 from swapd.served import Model
-from swapd.units import Seconds
+from swapd.units import Bytes, Seconds, Tokens
 
 TELL_EVERY: Final[Seconds] = 5.0
 """A waiting caller is told its place at least so often."""
@@ -302,6 +303,31 @@ class Gateway:
     def _tell_pins(self) -> None:
         pins = {m.variant.id for m in self._catalog.models() if m.variant is not None and self.is_pinned(m)}
         self._engine.post(PinsChanged(self._engine.now(), frozenset(pins)))
+
+    # --- memory
+
+    async def plan(
+        self,
+        names: Sequence[str],
+        cards: tuple[Bytes, ...] | None = None,
+        context: Tokens | None = None,
+        slots: int | None = None,
+    ) -> dict[str, object]:
+        """The document of POST /swapd/plan; nothing is loaded, nobody leaves. Raises ModelNotFound, ModelUnusable."""
+        asked: dict[VariantId, Variant] = {}
+        for name in names:
+            variant = (await self.find(name)).variant
+            assert variant is not None
+            asked.setdefault(variant.id, replace(variant, name=name))
+        await lending.wait_measured(self._engine)
+        question = plan.Question(tuple(asked.values()), cards, context, slots)
+        return await asyncio.to_thread(plan.document, self._engine.state, question)
+
+    async def yield_memory(self, size: Bytes, duration: Seconds) -> dict[str, object]:
+        """The document of POST /swapd/yield; 0 bytes take it back. Raises InvalidRequest."""
+        began = self._engine.now()
+        device = await lending.lend(self._engine, size, duration)
+        return self._show.lent(device, size, began + duration)
 
     # --- to show
 

@@ -18,6 +18,7 @@ from swapd.core.messages import (
     MeasureMemory,
     RefuseRequest,
     RevokeLease,
+    SizePlacement,
     StartWorker,
     StopWorker,
     WorkerDied,
@@ -82,5 +83,7 @@ class Journal:
             case GrantLease(request, resident):
                 name = after.residents[resident].variant.name
                 log.debug("grant", event_id=step, request=request, model=name)
+            case SizePlacement(variant, placement):
+                log.debug("size", event_id=step, model=variant.name, on=str(placement))
             case MeasureMemory():
                 pass

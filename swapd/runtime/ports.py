@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Protocol
 
-from swapd.core.model import Device, Placement, ResidentId, Variant
+from swapd.core.model import Device, DeviceId, Footprint, Placement, ResidentId, Variant, VariantId
 from swapd.errors import WorkerFailed
 from swapd.generation import Chunk, Ending, GenerationRequest
 from swapd.served import Model
+from swapd.units import Bytes
 
 
 class Workers(Protocol):
@@ -36,11 +37,34 @@ class Workers(Protocol):
         Raises ContextLengthExceeded, InvalidRequest, WorkerFailed.
         """
 
+    def build(self) -> str | None:
+        """llama.cpp's version; None until a worker has told."""
+
     def pids(self) -> Mapping[ResidentId, int]:
         """Of every live worker that has, or is getting, a model."""
 
     def notify_deaths(self, died: Callable[[ResidentId, WorkerFailed], None]) -> None:
         """Call this when a loaded worker dies that nobody stopped."""
+
+
+class Sizes(Protocol):
+    async def size(self, variant: Variant, placement: Placement, pci: tuple[str, ...]) -> Footprint:
+        """What llama.cpp says that this load would take. Raises WorkerFailed when it cannot say."""
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that sizes, while there is one: what it holds on a card can be had back at once."""
+
+    async def release(self) -> None:
+        """Let that process end, and return when it has."""
+
+
+class Lessons(Protocol):
+    """Where what loads really took is kept from one run of the daemon to the next."""
+
+    def learn(self, variant: VariantId, placement: Placement, build: str, footprint: Footprint) -> None: ...
+
+    def learn_overheads(self, build: str, overheads: Mapping[DeviceId, Bytes]) -> None: ...
 
 
 class Memory(Protocol):

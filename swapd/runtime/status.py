@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from swapd import __version__
 from swapd.core import queueing
-from swapd.core.model import Device, DeviceKind, Footprint
+from swapd.core.model import Device, DeviceId, DeviceKind, Footprint
 from swapd.core.resident import Phase, Resident
 from swapd.runtime.engine import Engine, Record
 from swapd.runtime.ports import Workers
@@ -105,6 +105,18 @@ class Show:
             "counters": {name: counters[name] for name in names},
         }
 
+    def lent(self, device: DeviceId, size: Bytes, until: Seconds) -> dict[str, object]:
+        """What POST /swapd/yield answers: whether what was yielded there, and nobody has taken yet, is seen free."""
+        state = self._engine.state
+        seen = next(each for each in state.devices if each.id == device)
+        return {
+            "device": str(device),
+            "bytes": size,
+            "until": _rfc3339(self._wall(until)) if size else None,
+            "freed": seen.free >= state.lent(seen),
+            "free": seen.free,
+        }
+
     def _device(self, device: Device) -> dict[str, object]:
         state = self._engine.state
         return {
@@ -118,6 +130,7 @@ class Show:
             "limit": state.limit(device),
             "ours": device.ours,
             "foreign": device.foreign,
+            "processes": [{"pid": p.pid, "name": p.name, "bytes": p.size} for p in device.others],
         }
 
     def _queue(self) -> list[dict[str, object]]:

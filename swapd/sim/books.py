@@ -6,8 +6,6 @@ world that reads the core's sets believes the core's mistakes.
 
 from __future__ import annotations
 
-from collections import deque
-
 from swapd.core.messages import (
     Command,
     Event,
@@ -16,12 +14,13 @@ from swapd.core.messages import (
     MeasureMemory,
     MemoryMeasured,
     PinsChanged,
-    Policy,
+    PlacementSized,
     PolicyChanged,
     Refusal,
     RefuseRequest,
     RequestEnded,
     RevokeLease,
+    SizePlacement,
     StartWorker,
     StopRequested,
     StopWorker,
@@ -29,61 +28,25 @@ from swapd.core.messages import (
     WorkerDied,
     WorkerGone,
     WorkerLoaded,
+    YieldRequested,
 )
-from swapd.core.model import DeviceId, DeviceKind, Placement, RequestId, ResidentId, VariantId
+from swapd.core.model import HOST, DeviceId, RequestId
 from swapd.errors import Death
-from swapd.sim.records import NEARLY, Answer, Ask, Broken, Hardware, Process, line_of
-from swapd.units import Bytes, Seconds, parse_share
+from swapd.sim.reasons import Reasons
+from swapd.sim.records import NEARLY, Answer, Ask, Process, Wish
+from swapd.units import Bytes
+
+OURS = "swapd/"
 
 
-class Books:
+class Books(Reasons):
     """Facts are entered before the core hears them, orders as it gives them; then the step is closed."""
-
-    def __init__(self, hardware: tuple[Hardware, ...], policy: Policy) -> None:
-        self.now: Seconds = 0.0
-        self.hardware = {h.id: h for h in hardware}
-        self.policy = policy
-        self.keep_alives: list[tuple[Seconds, Seconds]] = [(0.0, policy.keep_alive)]
-        self.is_bent = False
-        """The policy has changed in life: what was reserved under the old one may still come."""
-        self.pins: frozenset[VariantId] = frozenset()
-        self.open: dict[RequestId, Ask] = {}
-        self.asks: dict[RequestId, Ask] = {}
-        self.group_since: dict[VariantId, Seconds] = {}
-        self.told_off: set[VariantId] = set()
-        """Unloaded while it was waited for: its next resident may have to leave at once."""
-        self.processes: dict[ResidentId, Process] = {}
-        self.used_ids: set[ResidentId] = set()
-        self.taken_seen: dict[DeviceId, Bytes] = {}
-        """Of each device, what was not ours at the last measurement that was delivered."""
-        self.is_measuring = False
-        self.is_stopping = False
-        self.story: deque[tuple[Seconds, object]] = deque(maxlen=60)
-
-    def broken(self, what: str) -> Broken:
-        return Broken(what, (f"{at:.3f} {line_of(line)}" for at, line in self.story))
-
-    def waiting(self, variant: VariantId | None = None) -> list[Ask]:
-        return [a for a in self.open.values() if a.is_waiting and (variant is None or a.event.variant.id == variant)]
-
-    def of(self, variant: VariantId) -> list[Process]:
-        return [p for p in self.processes.values() if p.variant == variant and not p.is_gone]
-
-    def reserve(self, device: DeviceId) -> Bytes:
-        is_host = self.hardware[device].kind is DeviceKind.HOST
-        return self.policy.host_reserve if is_host else self.policy.vram_reserve
-
-    def limit(self, device: DeviceId) -> Bytes:
-        hardware = self.hardware[device]
-        has_gpu = any(h.kind is DeviceKind.GPU for h in self.hardware.values())
-        share = "100%" if hardware.kind is DeviceKind.HOST and has_gpu else self.policy.vram_limit
-        return parse_share(share, hardware.total)
 
     # --- facts
 
     def enter(self, event: Event, taken: dict[DeviceId, Bytes] | None = None) -> None:
         """`taken`: with MemoryMeasured, what was not ours on each device when it was measured."""
-        self.now = event.at
+        self.now = self.memory.now = event.at
         self.story.append((event.at, event))
         match event:
             case RequestEnded():
@@ -94,9 +57,17 @@ class Books:
                 self.pins = event.pins
             case PolicyChanged():
                 self.policy, self.is_bent = event.policy, True
+                self.memory.policy = event.policy
                 self.keep_alives.append((event.at, event.policy.keep_alive))
             case MemoryMeasured():
-                self.taken_seen, self.is_measuring = taken or {}, False
+                self._measured(event, taken or {})
+            case PlacementSized():
+                if event.size is None:
+                    self.unsizable.add(event.variant)
+                else:
+                    self.sized.add((event.variant, event.placement))
+            case YieldRequested():
+                self.memory.lends(event.size, event.at + event.duration)
             case LoadProgressed():
                 p = self.processes.get(event.resident)
                 if p is not None and event.fraction > p.progress:
@@ -105,26 +76,41 @@ class Books:
                 p = self.processes.get(event.resident)
                 if p is not None and not (p.is_stopped or p.is_dead or p.is_ready):
                     p.is_ready, p.ready_at, p.used_at = True, event.at, event.at
+                    self._memory_moved()
             case WorkerDied():
                 p = self.processes.get(event.resident)
                 if p is not None and not p.is_stopped and not p.is_dead:
                     p.is_dead = True
+                    self._memory_moved()
+                    self.memory.is_exact &= event.death is not Death.OUT_OF_MEMORY
                     if not p.is_ready:
                         self._load_failed(p.variant, event.death)
             case WorkerGone():
                 p = self.processes.get(event.resident)
-                if p is not None:
-                    p.is_gone = p.is_stopped
+                if p is not None and p.is_stopped and not p.is_gone:
+                    p.is_gone = True
+                    self._memory_moved()
             case StopRequested():
                 self.is_stopping = True
             case _:
                 pass
         self._mark_drains()
 
-    def _likes(self, ask: Ask, placement: Placement) -> bool:
-        wanted = ask.event.gpu_layers
-        has_gpu = any(h.kind is DeviceKind.GPU for h in self.hardware.values())
-        return wanted is None or placement.gpu_layers == (min(wanted, placement.layers) if has_gpu else 0)
+    def _measured(self, event: MemoryMeasured, taken: dict[DeviceId, Bytes]) -> None:
+        is_outdated, self.is_measuring, self.is_outdated = self.is_outdated, False, False
+        stale = frozenset(d.id for d in event.devices if d.is_stale)
+        is_ending = any(p.is_stopped and not p.is_gone for p in self.processes.values())
+        self.memory.measured(taken, stale, is_outdated=is_outdated, is_ending=is_ending)
+        is_hidden = not self.memory.names_processes and any(not p.is_ready for p in self.staying())
+        if is_outdated or is_hidden or any(p.is_underrated for p in self.processes.values()):
+            return
+        staying = [p for p in self.staying() if not p.may_drain]
+        if any(self.memory.is_short(d, staying, surely=True) for d in self.memory.cards):
+            self.last_short = event.at
+
+    def _memory_moved(self) -> None:
+        """What is being measured no longer tells what is free."""
+        self.is_outdated = self.is_measuring
 
     def _ended(self, request: RequestId) -> None:
         ask = self.open.pop(request, None)
@@ -136,8 +122,13 @@ class Books:
             p.leases.discard(request)
             p.used_at = self.now
 
+    def changed(self) -> None:
+        """Something outside is not as it was: residents may have to be placed anew for it."""
+        self.replaced = 0
+
     def _unload(self, event: UnloadRequested) -> None:
         is_awaited = bool(self.waiting(event.variant)) and not event.force
+        self.wishes.pop(event.variant, None)
         if is_awaited:
             self.told_off.add(event.variant)
         for p in self.of(event.variant):
@@ -146,31 +137,18 @@ class Books:
             else:
                 p.must_leave = True
 
-    def _load_failed(self, variant: VariantId, death: Death) -> None:
-        for ask in self.waiting(variant):
-            ask.failures += 99 if death is Death.UNUSABLE else 1
-
-    def _mark_drains(self) -> None:
-        waiting = self.waiting()
-        for p in self.processes.values():
-            if p.is_gone or not p.is_ready or p.may_drain:
-                continue
-            for ask in waiting:
-                since, variant = ask.event.at, ask.event.variant.id
-                if variant == p.variant:
-                    p.may_drain |= not self._likes(ask, p.placement)
-                elif p.variant not in self.pins:
-                    is_overdue = self.now - since >= self.policy.max_wait - NEARLY
-                    p.may_drain |= is_overdue and self.now - p.ready_at >= self.policy.min_residency - NEARLY
-
     # --- orders
 
     def order(self, command: Command, event: Event) -> None:
         """Enter an order that the core gave on this event. Raises Broken."""
         self.story.append((self.now, command))
         match command:
+            case GrantLease() if command.request.startswith(OURS):
+                self._fulfil(command)
             case GrantLease():
                 self._grant(command)
+            case RefuseRequest() if command.request.startswith(OURS):
+                self._end_wish(command.request)
             case RefuseRequest():
                 self._refuse(command, event)
             case RevokeLease():
@@ -184,9 +162,27 @@ class Books:
             case MeasureMemory():
                 if self.is_measuring:
                     raise self.broken("measures twice at once")
-                self.is_measuring = True
+                self.is_measuring, self.is_outdated = True, False
+            case SizePlacement():
+                key = command.variant.id, command.placement
+                if key in self.asked_sizes or command.variant.id in self.unsizable:
+                    raise self.broken(f"asks again for the size of {command.variant.id}")
+                self.asked_sizes.add(key)
             case StartWorker():
                 raise AssertionError("entered with its process")
+
+    def _end_wish(self, request: RequestId) -> Wish:
+        for variant, wish in tuple(self.wishes.items()):
+            if request == f"{OURS}{wish.resident}":
+                return self.wishes.pop(variant)
+        raise self.broken(f"answered {request}, which is nobody's wish")
+
+    def _fulfil(self, command: GrantLease) -> None:
+        wish = self._end_wish(command.request)
+        p = self.processes.get(command.resident)
+        if p is None or not p.is_ready or not p.stays or self.is_stopping:
+            raise self.broken(f"granted {command.request} a resident that is not there")
+        p.used_at, p.keep_least, p.keep_most = self.now, wish.keep_least, wish.keep_most
 
     def _grant(self, command: GrantLease) -> None:
         ask = self.asks.get(command.request)
@@ -195,7 +191,7 @@ class Books:
             raise self.broken(f"granted {command.request}, which does not wait")
         if p is None or not p.is_ready or not p.stays or p.variant != ask.event.variant.id or self.is_stopping:
             raise self.broken(f"granted {command.request} a resident that cannot serve it")
-        if not self._likes(ask, p.placement):
+        if not self._likes(ask, p.placement, surely=False):
             raise self.broken(f"granted {command.request} other layers than it wants")
         first = min(self.waiting(p.variant), key=lambda a: a.event.at)
         late = self.now - first.event.at >= self.policy.max_wait + NEARLY
@@ -234,15 +230,16 @@ class Books:
         ask.answer = Answer.REFUSED
 
     def _cannot_fit(self, ask: Ask, command: RefuseRequest) -> bool:
-        device = command.device
+        device, variant = command.device, ask.event.variant.id
         if not device:
-            return 0 < self.policy.max_loaded <= len(self.pins - {ask.event.variant.id})
-        if self.hardware[device].kind is DeviceKind.GPU and ask.event.gpu_layers == 0:
-            return False
-        if self.pins - {ask.event.variant.id} or any(p.is_underrated for p in self.processes.values()):
+            return 0 < self.policy.max_loaded <= len(self.pins - {variant})
+        if self.pins - {variant} or any(p.is_underrated for p in self.processes.values()):
             return True  # what underrated residents and pinned reservations were promised is not in these books
-        most = min(self.limit(device), self.hardware[device].total - self.taken_seen[device]) - self.reserve(device)
-        return command.needed > most
+        if device != HOST and ask.layers == 0:
+            return False
+        if self.memory.is_exact and self.memory.could_run(variant, ask.layers, (), surely=True):
+            return False
+        return not self.memory.is_exact or command.needed > self.memory.most_of(variant, device, surely=False)
 
     def _stop(self, command: StopWorker) -> None:
         p = self.processes.get(command.resident)
@@ -250,30 +247,27 @@ class Books:
             raise self.broken(f"stopped worker {command.resident}, which is not there to be stopped")
         if not p.is_dead and not self._may_stop(p):
             raise self.broken(f"stopped worker {command.resident} of {p.variant} for nothing")
+        if self.is_idle(p) and not p.is_dead and (self._is_pressed(p) or self._may_be_promoted(p)):
+            self.wishes[p.variant] = Wish(p.resident, p.keep_least, p.keep_most)
         p.is_stopped = True
-
-    def _may_stop(self, p: Process) -> bool:
-        if self.is_stopping or p.must_leave:
-            return True
-        if not p.is_ready:
-            stalled = self.now - p.progress_at >= self.policy.load_timeout - NEARLY
-            if stalled:
-                self._load_failed(p.variant, Death.CRASHED)
-            return stalled
-        if p.may_drain:
-            return True
-        if p.variant in self.pins:
-            return False
-        has_expired = p.used_at + p.keep_least <= self.now + NEARLY and not self.waiting(p.variant)
-        return has_expired or any(a.event.variant.id != p.variant for a in self.waiting())
+        self._memory_moved()
 
     def start(self, command: StartWorker, new: Process) -> None:
         """Enter a worker just ordered. Raises Broken, also when its memory was not there to promise."""
         self.story.append((self.now, command))
         if command.resident in self.used_ids:
             raise self.broken(f"resident id {command.resident} used again")
-        if self.is_stopping or not self.waiting(new.variant):
+        wish = self.wishes.get(new.variant)
+        if self.is_stopping or not (self.waiting(new.variant) or wish):
             raise self.broken(f"started a worker of {new.variant} for nobody")
+        if self.memory.stale & set(new.placement.devices):
+            raise self.broken("started a worker on a card whose driver does not answer")
+        if (new.variant, new.placement) not in self.sized and new.variant not in self.unsizable:
+            raise self.broken(f"started a worker of {new.variant} without asking what it takes")
+        if not self.waiting(new.variant):
+            self.replaced += 1
+            if self.replaced > 4 * len(self.memory.models):
+                raise self.broken("places residents again and again, and nothing changes outside")
         for p in self.of(new.variant):
             if p.stays and not p.leases:
                 raise self.broken(f"a second worker of {new.variant} beside {p.resident}")
@@ -281,13 +275,15 @@ class Books:
         busy = sum(1 for p in self.processes.values() if p.stays and not p.leases and not p.is_gone)
         if 0 < self.policy.max_loaded <= busy and not self.is_bent:
             raise self.broken(f"{busy + 1} residents where {self.policy.max_loaded} may be loaded")
-        low = self.group_since[new.variant]
+        low = self.group_since.get(new.variant, self.now)
         old = [k for at, k in self.keep_alives if at < low][-1:]
         possible = old + [k for at, k in self.keep_alives if at >= low]
         owned = {a.event.owner_keep_alive for a in self.waiting(new.variant)} - {None}
         possible = [k for k in owned if k is not None] or possible
         new.keep_most = max(possible)
         new.keep_least = 0.0 if new.variant in self.told_off else min(possible)
+        if wish:
+            new.keep_least, new.keep_most = min(new.keep_least, wish.keep_least), max(new.keep_most, wish.keep_most)
         self.told_off.discard(new.variant)
         self.used_ids.add(command.resident)
         self.processes[command.resident] = new
@@ -296,22 +292,20 @@ class Books:
     def _check_memory(self, new: Process) -> None:
         """What all our workers will have, what others had when it was measured, and the reserve: is there so much?"""
         for device, size in new.need.items():
-            ours = lingering = 0
+            ours = 0
+            unlearnt = self.memory.hardware[device].overhead
             for p in self.processes.values():
                 if p.is_underrated:
                     return
                 if p.is_gone:
-                    lingering += p.has.get(device, 0)
-                elif p.is_alive and not p.is_stopped:
-                    ours += p.need.get(device, 0)
+                    continue
+                if p.is_alive and not p.is_stopped:
+                    ours += max(0, p.need.get(device, 0) - unlearnt)
                 else:
-                    ours += p.has.get(device, 0)
-            total, reserve = self.hardware[device].total, self.reserve(device)
-            most = min(self.limit(device), total - self.taken_seen[device])
-            if size and ours + reserve > most:
-                raise self.broken(
-                    f"overcommit: {ours} of ours and {reserve} of reserve on {device}, where {most} may be used"
-                )
+                    ours += max(0, p.has.get(device, 0) - unlearnt)
+            most = self.memory.most(device, surely=True)
+            if size and ours > most:
+                raise self.broken(f"overcommit: {ours} of ours on {device}, where {most} may be used")
 
     # --- the end of a step
 
@@ -329,15 +323,9 @@ class Books:
             is_idle = p.is_ready and not p.leases and not self.waiting(p.variant)
             if is_idle and p.variant not in self.pins and p.used_at + p.keep_most <= self.now:
                 raise self.broken(f"worker {p.resident} of {p.variant} outlived its keep-alive")
+        self._mark_pressed()
         for ask in self.waiting():
             if server := self._free_server(ask):
                 raise self.broken(f"{ask.event.request} waits though worker {server.resident} has a free slot")
         for p in [p for p in self.processes.values() if p.is_gone and not any(p.has.values())]:
             del self.processes[p.resident]
-
-    def _free_server(self, ask: Ask) -> Process | None:
-        for p in self.of(ask.event.variant.id):
-            serves = p.is_ready and p.stays and not p.may_drain and self._likes(ask, p.placement)
-            if serves and (ask.event.slotless or len(p.leases) < p.slots):
-                return p
-        return None

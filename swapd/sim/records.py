@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -11,9 +11,11 @@ from swapd.core.messages import (
     GrantLease,
     MeasureMemory,
     MemoryMeasured,
+    PlacementSized,
     RefuseRequest,
     RequestArrived,
     RevokeLease,
+    SizePlacement,
     StartWorker,
     StopWorker,
 )
@@ -52,6 +54,12 @@ class Ask:
     is_over: bool = False
 
     @property
+    def layers(self) -> int | None:
+        """Wanted on the GPU by this request; None: any will do."""
+        wanted = self.event.gpu_layers
+        return None if wanted is None else min(wanted, self.event.variant.shape.offloadable)
+
+    @property
     def is_waiting(self) -> bool:
         return self.answer is Answer.NONE and not self.is_over
 
@@ -83,12 +91,25 @@ class Process:
     must_leave: bool = False
     """Unloaded or replaced: no more grants, stopped when its last lease ends."""
     may_drain: bool = False
-    """At some time somebody overdue was right to want its room, or other layers were wanted."""
+    """At some time somebody overdue or other programs were right to want its room, or other layers were wanted."""
     leases: set[RequestId] = field(default_factory=set)
 
     @property
     def stays(self) -> bool:
         return not (self.is_dead or self.is_stopped or self.must_leave)
+
+    @property
+    def was_used(self) -> bool:
+        return self.is_ready and self.used_at > self.ready_at
+
+
+@dataclass(slots=True)
+class Wish:
+    """A resident that left idle while memory was short or there was room for more of it may come back by itself."""
+
+    resident: ResidentId
+    keep_least: Seconds
+    keep_most: Seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,22 +119,61 @@ class Hardware:
     id: DeviceId
     kind: DeviceKind
     total: Bytes
+    overhead: Bytes = 0
+    """What every process that computes there takes besides."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A variant and what it really takes: so much less than its header says (negative: more)."""
+    """A variant and what it really takes."""
 
     variant: Variant
     spare: Bytes = 0
+    """Its weights take so much less than its header says; negative: so much more than even llama.cpp says."""
     owner_keep_alive: Seconds | None = None
+    compute: Bytes = 0
+    """For every token of a micro-batch, wherever it computes layers."""
+    is_sizable: bool = True
 
-    def need(self, placement: Placement) -> dict[DeviceId, Bytes]:
-        weights = self.variant.shape.weights
-        if not placement.devices:
-            return {HOST: PROCESS + weights - self.spare}
-        on_card = weights * placement.gpu_layers // placement.layers
-        return {HOST: PROCESS + weights - on_card, placement.devices[0]: on_card - min(self.spare, on_card)}
+    def need(self, placement: Placement, hardware: Mapping[DeviceId, Hardware]) -> dict[DeviceId, Bytes]:
+        """What a process has when all is loaded and touched."""
+        amounts = self._kept(placement, self.spare)
+        amounts[HOST] += PROCESS
+        for card in placement.devices:
+            amounts[card] = amounts.get(card, 0) + hardware[card].overhead
+        return amounts
+
+    def said(self, placement: Placement) -> dict[DeviceId, Bytes]:
+        """What llama.cpp says of it."""
+        return self._kept(placement, max(0, self.spare))
+
+    def _kept(self, placement: Placement, spare: Bytes) -> dict[DeviceId, Bytes]:
+        shape = self.variant.shape
+        count, layers = (placement.gpu_layers if placement.devices else 0), shape.offloadable
+        layer, buffer = (shape.weights - spare) // layers, self.compute * placement.micro_batch
+        amounts = {HOST: (layers - count) * layer + (buffer if count < layers else 0)}
+        shares = placement.split or (1.0,) * len(placement.devices)
+        kept_back, busy = placement.experts_on_cpu, set()
+        for number in range(count):  # the first card whose shares reach this far takes the layer; the output is last
+            reach = [sum(shares[: n + 1]) / sum(shares) > number / count for n in range(len(shares))]
+            card = placement.devices[reach.index(True) if True in reach else -1]
+            experts = 0
+            if number < count - 1:
+                busy.add(card)
+                if kept_back:
+                    kept_back, experts = kept_back - 1, max(shape.expert_weights)
+            amounts[card] = amounts.get(card, 0) + layer - experts
+            amounts[HOST] += experts
+        for card in busy:
+            amounts[card] += buffer
+        return amounts
+
+
+def where(placement: Placement) -> str:
+    extra = f" split {placement.split}" * bool(placement.split) + f" -{placement.experts_on_cpu} experts"
+    extra = extra.removesuffix(" -0 experts")
+    cards = "+".join(placement.devices) or "host"
+    return f"{placement.gpu_layers}/{placement.layers} on {cards} by {placement.micro_batch}{extra}"
 
 
 def line_of(line: object) -> str:
@@ -124,9 +184,14 @@ def line_of(line: object) -> str:
         words += f" priority={line.priority}" * bool(line.priority) + " slotless" * line.slotless
         return f"? {line.request} wants {line.variant.id}{words}"
     if isinstance(line, StartWorker):
-        return f"! StartWorker {line.resident} {line.variant.id} on {','.join(line.placement.devices) or 'host'}"
+        return f"! StartWorker {line.resident} {line.variant.id} {where(line.placement)}"
+    if isinstance(line, SizePlacement):
+        return f"! SizePlacement {line.variant.id} {where(line.placement)}"
+    if isinstance(line, PlacementSized):
+        size = None if line.size is None else dict(line.size.parts)
+        return f"? PlacementSized {line.variant} {where(line.placement)}: {size}"
     if isinstance(line, MemoryMeasured):
-        parts = (f"{d.id} free {d.free} held {dict(d.held)}" for d in line.devices)
+        parts = (f"{d.id} free {d.free} held {dict(d.held)}" + " stale" * d.is_stale for d in line.devices)
         return f"? MemoryMeasured {'; '.join(parts)}"
     mark = "!" if isinstance(line, GrantLease | RefuseRequest | RevokeLease | StopWorker | MeasureMemory) else "?"
     return f"{mark} {line}"

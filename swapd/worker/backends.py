@@ -15,11 +15,16 @@ from typing import Any
 
 import llama_cpp.llama_cpp as C  # noqa: N812
 
-_WARN, _ERROR, _CONTINUED = 3, 4, 5
+from swapd.units import Bytes, MiB
+from swapd.wire import Card
+
+_INFO, _WARN, _ERROR, _CONTINUED = 2, 3, 4, 5
+_GPU = 1  # of ggml_backend_dev_type: with memory of its own
 _KEPT = 40
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|(failed|unable|cannot) to (re)?allocate|cannot allocate|alloc\w* .*failed", re.IGNORECASE
 )
+_COMPUTE = re.compile(rb"(\S+) compute buffer size = +([\d.]+) MiB")
 _FUNCTION = re.compile(r"^(\w+: )+(error loading model: )?(llama_model_loader: )?")
 _SAYS_NOTHING = re.compile(r"failed to load model|failed to read header|failed to create context")
 _FOR_PEOPLE = (
@@ -40,17 +45,19 @@ class _Props(ctypes.Structure):
     )
 
 
-def _bind(library: str, name: str, result: Any, *arguments: Any) -> Any:
+def bind(library: str, name: str, result: Any, *arguments: Any) -> Any:
+    """A function of a library that llama.cpp has loaded. Raises AttributeError where it has none of that name."""
     function = getattr(ctypes.CDLL(library), name)
     function.restype, function.argtypes = result, arguments
     return function
 
 
-_device_count = _bind("libggml.so.0", "ggml_backend_dev_count", ctypes.c_size_t)
-_device_get = _bind("libggml.so.0", "ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
-_load_all = _bind("libggml.so.0", "ggml_backend_load_all", None)
-_device_name = _bind("libggml-base.so.0", "ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
-_device_props = _bind("libggml-base.so.0", "ggml_backend_dev_get_props", None, ctypes.c_void_p, ctypes.POINTER(_Props))
+_device_count = bind("libggml.so.0", "ggml_backend_dev_count", ctypes.c_size_t)
+_device_get = bind("libggml.so.0", "ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+_load_all = bind("libggml.so.0", "ggml_backend_load_all", None)
+_device_type = bind("libggml-base.so.0", "ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
+_device_name = bind("libggml-base.so.0", "ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
+_device_props = bind("libggml-base.so.0", "ggml_backend_dev_get_props", None, ctypes.c_void_p, ctypes.POINTER(_Props))
 
 
 class Log:
@@ -58,12 +65,16 @@ class Log:
 
     def __init__(self) -> None:
         self.lines: deque[str] = deque(maxlen=_KEPT)
+        self.compute: dict[str, Bytes] = {}
+        """By buffer type, what the last context computes in."""
         self._level = 0
         self._callback = C.llama_log_callback(self._heard)  # kept: C calls it as long as the process lives
         C.llama_log_set(self._callback, None)
 
     def _heard(self, level: int, text: bytes, _data: Any) -> None:
         level = self._level = self._level if level == _CONTINUED else level
+        if level == _INFO and (told := _COMPUTE.search(text)):
+            self.compute[told[1].decode("utf-8", "replace")] = round(float(told[2]) * MiB)
         if level not in (_WARN, _ERROR) or not text.strip(b".\n "):
             return
         line = text.decode("utf-8", "replace").rstrip()
@@ -124,6 +135,29 @@ def _cuda_name(wanted: str) -> str:
         return ""
     ordinal = ctypes.c_int()
     return f"cuda{ordinal.value}" if ask(ctypes.byref(ordinal), pci_id(wanted).encode()) == 0 else ""
+
+
+def cards() -> tuple[Card, ...]:
+    """The GPUs that no NVIDIA driver tells the daemon of, as the backends measure them now.
+
+    CUDA cards are left out by their names alone, because their answer costs a context (hundreds of MiB) and NVML
+    gives it for nothing. Vulkan asks the physical device, without opening it. Integrated GPUs have no memory of
+    their own and are left out as well.
+    """
+    found: list[Card] = []
+    for index in range(_device_count()):
+        handle = _device_get(index)
+        name = _device_name(handle).decode()
+        if name.upper().startswith("CUDA") or _device_type(handle) != _GPU:
+            continue
+        props = _Props()
+        _device_props(handle, ctypes.byref(props))
+        if props.memory_total:
+            texts = (props.description, props.device_id)
+            described, address = ((text or b"").decode("utf-8", "replace") for text in texts)
+            free = min(props.memory_free, props.memory_total)
+            found.append(Card(name, described, address, free, props.memory_total))
+    return tuple(found)
 
 
 def pci_id(address: str) -> str:

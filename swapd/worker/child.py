@@ -1,4 +1,4 @@
-"""The worker's loop: wait as a spare, load one model, answer until the daemon closes the socket.
+"""The worker's loop: wait as a spare, size or load a model, answer until the daemon closes the socket.
 
 Started by `__main__`. Between two decode steps, and at every progress of a load, it listens: end of file there
 means that the daemon is gone, and the process ends at once, wherever it is.
@@ -26,6 +26,7 @@ from swapd.wire import (
     Pong,
     Progress,
     SetThreads,
+    Size,
     Started,
     Stop,
     ToWorker,
@@ -33,7 +34,7 @@ from swapd.wire import (
     decode_to_worker,
     encode,
 )
-from swapd.worker import backends
+from swapd.worker import backends, sizing
 from swapd.worker.chat import ChatTemplate
 from swapd.worker.lifeline import leave
 from swapd.worker.llama import CannotLoad, Context, Model
@@ -108,7 +109,7 @@ class Worker:
 
     def run(self) -> NoReturn:
         backends.load()
-        self._channel.send(Started(os.getpid(), C.llama_version().decode()))
+        self._channel.send(Started(os.getpid(), C.llama_version().decode(), backends.cards()))
         while True:
             is_busy = self._slots is not None and self._slots.is_busy
             for message in self._channel.take(wait=not is_busy):
@@ -120,6 +121,8 @@ class Worker:
         match message:
             case Load():
                 self._load(message)
+            case Size():
+                self._size(message)
             case Generate(request):
                 try:
                     if self._slots is None:
@@ -134,7 +137,7 @@ class Worker:
                 if self._context is not None:
                     self._context.set_threads(threads)
             case Ping():
-                self._channel.send(Pong())
+                self._channel.send(Pong(backends.cards()))
             case _:
                 assert_never(message)
 
@@ -164,8 +167,19 @@ class Worker:
                 slots=context.slots,
                 seconds=perf_counter() - began,
                 template=template.source,
+                parts=sizing.measure(load, model, context),
             )
         )
+
+    def _size(self, order: Size) -> None:
+        if self._slots is not None:
+            raise WireError("Size is sent while no model is loaded")
+        try:
+            sized = sizing.size(order, self._log)
+        except CannotLoad as error:
+            self._channel.send(LoadFailed(error.out_of_memory, str(error)))
+            return
+        self._channel.send(sized)
 
     def _progress(self, fraction: float) -> None:
         self._channel.answer_pings()

@@ -8,23 +8,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 import llama_cpp.llama_cpp as C  # noqa: N812
 
 from swapd.units import Tokens
-from swapd.wire import Load
 from swapd.worker import backends
+from swapd.worker.parameters import ModelParameters, Order, context_parameters
 
-MIN_BATCH: Final[Tokens] = 512
-"""A batch holds at least this much prompt; it is computed in micro-batches of the size asked for."""
-
-_KV_TYPES = {"f16": C.GGML_TYPE_F16, "q8_0": C.GGML_TYPE_Q8_0, "q4_0": C.GGML_TYPE_Q4_0}
-_FLASH = {
-    None: C.LLAMA_FLASH_ATTN_TYPE_AUTO,
-    True: C.LLAMA_FLASH_ATTN_TYPE_ENABLED,
-    False: C.LLAMA_FLASH_ATTN_TYPE_DISABLED,
-}
 _NO_TOKEN = -1
 
 
@@ -82,32 +73,21 @@ class Vocabulary:
 class Model:
     """Weights in memory. Close its context first."""
 
-    def __init__(self, load: Load, progress: Callable[[float], None], log: backends.Log) -> None:
+    def __init__(self, order: Order, progress: Callable[[float], None], log: backends.Log) -> None:
         """Raises CannotLoad. `progress` hears fractions from 0 to 1 and may end the process."""
         log.lines.clear()
-        on_gpu = bool(load.devices) and load.gpu_layers != 0
         try:
-            chosen = backends.devices(load.devices) if on_gpu else []
+            parameters = ModelParameters(order, progress)
         except LookupError as error:
             raise CannotLoad(str(error.args[0])) from error
-        devices = (ctypes.c_void_p * (len(chosen) + 1))(*chosen, None)
-
-        @C.llama_progress_callback  # type: ignore[untyped-decorator]
-        def heard(fraction: float, _data: Any) -> bool:
-            progress(fraction)
-            return True
-
-        params = C.llama_model_default_params()
-        params.devices = ctypes.cast(devices, ctypes.c_void_p)
-        params.n_gpu_layers = load.gpu_layers if on_gpu else 0
-        params.split_mode = C.LLAMA_SPLIT_MODE_LAYER if len(chosen) > 1 else C.LLAMA_SPLIT_MODE_NONE
-        params.load_mode = C.LLAMA_LOAD_MODE_MMAP
-        params.progress_callback = heard
-        self._model = C.llama_model_load_from_file(load.path.encode(), params)
+        self._model = C.llama_model_load_from_file(order.path.encode(), parameters.value)
         if not self._model:
             raise CannotLoad(log.reason(), log.is_out_of_memory())
         self.layers: int = C.llama_model_n_layer(self._model) + 1
-        self.gpu_layers = min(load.gpu_layers, self.layers) if on_gpu else 0
+        self.gpu_layers = min(order.gpu_layers, self.layers) if parameters.on_gpu else 0
+        self.devices = parameters.devices
+        """ggml's handles of the cards it is on, in the order that the daemon named them."""
+        self._keep = parameters  # llama.cpp looks at them again when it makes a context
         self.vocabulary = Vocabulary(self._model)
         template = C.llama_model_chat_template(self._model, None)
         self.template: str | None = template.decode("utf-8", "replace") if template else None
@@ -124,28 +104,17 @@ class Model:
     def close(self) -> None:
         C.llama_model_free(self._model)
 
-    def context(self, load: Load, log: backends.Log) -> Context:
+    def context(self, order: Order, log: backends.Log) -> Context:
         """Raises CannotLoad."""
         log.lines.clear()
-        params = C.llama_context_default_params()
-        params.n_ctx = load.context * load.slots
-        params.n_seq_max = load.slots
-        params.n_batch = max(load.micro_batch, MIN_BATCH, load.slots)
-        params.n_ubatch = load.micro_batch
-        params.n_outputs_max = load.slots  # one row of logits a slot: else the compute buffer holds one for each token
-        params.n_threads = params.n_threads_batch = load.threads
-        params.flash_attn_type = _FLASH[load.flash_attention]
-        params.type_k = params.type_v = _KV_TYPES[load.kv_type]
-        params.offload_kqv = params.op_offload = self.gpu_layers > 0
-        params.swa_full = False
-        params.kv_unified = False  # a cache of its own for each slot: no attention over the cells of others
+        params = context_parameters(order, offloads=self.gpu_layers > 0)
         context = C.llama_init_from_model(self._model, params)
         if not context:
             raise CannotLoad(log.reason(), log.is_out_of_memory())
         if not C.llama_get_memory(context):
             C.llama_free(context)
             raise CannotLoad("swapd cannot generate with it: it makes embeddings only")
-        return Context(context, load.slots)
+        return Context(context, order.slots)
 
 
 class Context:

@@ -14,13 +14,15 @@ from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from swapd.api.app import GuardSettings, make_app
-from swapd.core.model import Shape, Variant, VariantId
+from swapd.core.model import HOST, Device, DeviceId, DeviceKind, Shape, Variant, VariantId
+from swapd.core.state import State
 from swapd.errors import ModelNotFound, ModelUnusable
 from swapd.generation import Chunk, Ending, StopReason, Usage
+from swapd.runtime import plan
 from swapd.runtime.gateway import Answer, Ask, Gateway, Progress, Watch
 from swapd.runtime.status import ResidentStatus
 from swapd.served import Model, ModelEntry
-from swapd.units import GiB, MiB, Seconds
+from swapd.units import Bytes, GiB, MiB, Seconds, Tokens
 
 Client: TypeAlias = TestClient[web.Request, web.Application]
 Script: TypeAlias = Sequence[Chunk | Ending | Exception | asyncio.Event]
@@ -38,6 +40,10 @@ SHAPE = Shape(
     vocabulary=49152,
     trained_context=8192,
     weights=98 * MiB,
+)
+DEVICES = (
+    Device(DeviceId("cuda:0"), "Test Card", DeviceKind.GPU, "nvml", 2 * GiB, 2 * GiB),
+    Device(HOST, "host", DeviceKind.HOST, "psutil", 8 * GiB, 8 * GiB),
 )
 
 
@@ -183,6 +189,23 @@ class ScriptedGateway(Gateway):
     async def unpin(self, name: str) -> None:
         await self.find(name)
         self.calls.append(("unpin", name))
+
+    async def plan(
+        self,
+        names: Sequence[str],
+        cards: tuple[Bytes, ...] | None = None,
+        context: Tokens | None = None,
+        slots: int | None = None,
+    ) -> dict[str, object]:
+        """What the real one makes of these models on a machine with a card of 2 GiB."""
+        self.calls.append(("plan", tuple(names), cards, context, slots))
+        variants = [(await self.find(name)).variant for name in names]
+        question = plan.Question(tuple(v for v in variants if v is not None), cards, context, slots)
+        return plan.document(State(devices=DEVICES), question)
+
+    async def yield_memory(self, size: Bytes, duration: Seconds) -> dict[str, object]:
+        self.calls.append(("yield", size, duration))
+        return {"device": "cuda:0", "bytes": size, "until": None, "freed": True, "free": 5 * GiB}
 
     async def _reload(self) -> None:
         if self.failing_reload is not None:

@@ -5,23 +5,26 @@ The desk measures honestly: what a resident is believed to hold is what it has, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from swapd.core import eviction
-from swapd.core.footprint import PROCESS
+from swapd.core.footprint import PROCESS, arithmetic
 from swapd.core.messages import (
     Command,
     Event,
     GrantLease,
     LoadProgressed,
     MeasureMemory,
+    MeasurementDue,
     MemoryMeasured,
     PinsChanged,
+    PlacementSized,
     Policy,
     RefuseRequest,
     RequestArrived,
     RequestEnded,
+    SizePlacement,
     StartWorker,
     StopRequested,
     StopWorker,
@@ -30,8 +33,21 @@ from swapd.core.messages import (
     WorkerDied,
     WorkerGone,
     WorkerLoaded,
+    YieldRequested,
 )
-from swapd.core.model import HOST, Device, DeviceId, DeviceKind, RequestId, ResidentId, Shape, Variant, VariantId
+from swapd.core.model import (
+    HOST,
+    Device,
+    DeviceId,
+    DeviceKind,
+    Footprint,
+    Placement,
+    RequestId,
+    ResidentId,
+    Shape,
+    Variant,
+    VariantId,
+)
 from swapd.core.resident import HOLDING, Phase, Resident
 from swapd.core.scheduler import step
 from swapd.core.state import State, violations
@@ -49,19 +65,35 @@ def variant(name: str, size: Bytes = 4 * GiB, *, slots: int = 1, gpu_layers: int
     return Variant(VariantId(name), name, f"/{name}.gguf", shape, 512, slots, gpu_layers=gpu_layers)
 
 
+def sized(wanted: Variant, place: Placement) -> Footprint:
+    """As llama.cpp would size it if the header told it all: without the process."""
+    said = arithmetic(wanted, place)
+    return Footprint.of({**dict(said.parts), HOST: said[HOST] - PROCESS})
+
+
 class Desk:
     """Cards of 10 GiB (none: a host of 10 GiB), nothing kept in reserve, keep-alive for ever unless told."""
 
-    def __init__(self, *, cards: tuple[DeviceId, ...] = (CARD,), total: Bytes = 10 * GiB, **policy: Any) -> None:
+    def __init__(
+        self,
+        *,
+        cards: tuple[DeviceId, ...] = (CARD,),
+        total: Bytes = 10 * GiB,
+        host: Bytes = 64 * GiB,
+        **policy: Any,
+    ) -> None:
         plain: dict[str, Any] = {"vram_reserve": 0, "host_reserve": 0, "keep_alive": float("inf")}
         self.policy = Policy(**{**plain, **policy})
         self.state = State(policy=self.policy)
         self.cards = dict.fromkeys(cards, total)
-        self.host = 64 * GiB if cards else total
+        self.host = host if cards else total
         self.foreign: dict[DeviceId, Bytes] = {}
         self.at = 0.0
         self.orders: list[Command] = []
         """Everything ordered so far."""
+        self.stale: set[DeviceId] = set()
+        self.says: Callable[[Variant, Placement], Footprint | None] | None = sized
+        """What is answered at once to SizePlacement; None: the test answers by hand."""
 
     # --- facts
 
@@ -69,7 +101,23 @@ class Desk:
         self.state, orders = step(self.state, event)
         assert violations(self.state) == []
         self.orders += orders
-        return list(orders)
+        answers: list[Command] = []
+        for order in orders:
+            if isinstance(order, SizePlacement) and self.says is not None:
+                answers += self.sized(order, self.says(order.variant, order.placement))
+        return [o for o in orders if self.says is None or not isinstance(o, SizePlacement)] + answers
+
+    def sized(self, order: SizePlacement, size: Footprint | None) -> list[Command]:
+        return self.tell(PlacementSized(self.at, order.variant.id, order.placement, size))
+
+    def watch(self) -> list[Command]:
+        """A second passes, and the memory is looked at."""
+        orders = self.later(1.0) + self.tell(MeasurementDue(self.at))
+        orders += self.measured() if self.state.is_measuring else []
+        return [order for order in orders if order != MEASURE]
+
+    def lend(self, size: Bytes, duration: float) -> list[Command]:
+        return self.tell(YieldRequested(self.at, size, duration)) + self.measured()
 
     def wants(self, wanted: Variant, request: str, **more: Any) -> list[Command]:
         return self.tell(RequestArrived(self.at, RequestId(request), wanted, **more))
@@ -92,10 +140,12 @@ class Desk:
         for device, total in {**self.cards, HOST: self.host}.items():
             has = {r.id: r.footprint[device] for r in self.state.in_phases(HOLDING)}
             has = {r: (held or {}).get((r, device), size) for r, size in has.items()}
-            free = total - sum(has.values()) - self.foreign.get(device, 0)
+            free = max(0, total - sum(has.values()) - self.foreign.get(device, 0))
             kind = DeviceKind.HOST if device == HOST else DeviceKind.GPU
             listed = tuple((r, size) for r, size in has.items() if size)
-            devices.append(Device(device, device, kind, "test", total, free, listed))
+            if device in self.stale:
+                free, listed = 0, ()
+            devices.append(Device(device, device, kind, "test", total, free, listed, device in self.stale))
         return MemoryMeasured(self.at, tuple(devices))
 
     def progressed(self, resident: int, fraction: float) -> list[Command]:
@@ -158,6 +208,10 @@ class Desk:
 
     def holder(self, request: str) -> ResidentId | None:
         return self.state.leases.get(RequestId(request))
+
+    def asked(self) -> list[Placement]:
+        """What llama.cpp was asked to size, in order."""
+        return [order.placement for order in self.orders if isinstance(order, SizePlacement)]
 
     def loads(self) -> list[str]:
         """What was loaded, in order."""

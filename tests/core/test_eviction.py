@@ -46,14 +46,25 @@ def test_who_is_not_needed_stays() -> None:
 
 
 def test_a_pinned_model_stays_and_is_named() -> None:
-    """Scenario 12."""
-    desk = Desk()
+    """Scenario 12, where the host is too small for what the card cannot take."""
+    desk = Desk(host=GiB)
     desk.idle(A)
     desk.pin("a")
     desk.wants(BIG, "1")
     (order,) = desk.measured()
     assert isinstance(order, RefuseRequest)
     assert (order.device, order.needed, order.available, order.pinned) == (CARD, 8 * GiB, 6 * GiB, ("a",))
+
+
+def test_beside_a_pinned_model_a_newcomer_is_loaded_in_part() -> None:
+    """Scenario 12, where the host has memory: three of four layers stand beside."""
+    desk = Desk()
+    desk.idle(A)
+    desk.pin("a")
+    desk.wants(BIG, "1")
+    orders = desk.measured()
+    assert (stopped(orders), started(orders)) == ([], ["big"])
+    assert desk.resident(BIG).placement.gpu_layers == 3
 
 
 def test_the_pinned_stay_also_when_somebody_is_overdue() -> None:
@@ -81,6 +92,7 @@ def test_pressure_on_one_card_stops_no_load_on_another() -> None:
     """Found by the simulated machine: the newcomer waited for ever for a card that it did not want."""
     desk = Desk(cards=(CARD, OTHER_CARD), vram_reserve=GiB)
     desk.idle(A)
+    desk.pin("a")
     desk.foreign[CARD] = 6 * GiB
     desk.wants(B, "1")
     assert started(desk.measured()) == ["b"]
@@ -110,18 +122,20 @@ def test_a_resident_at_work_is_no_victim_before_somebody_is_overdue() -> None:
     desk = Desk()
     desk.serve(BIG, "1")
     need = Footprint.of({CARD: 4 * GiB, HOST: 96 * MiB})
-    assert eviction.victims(desk.state, need, A.id) is None
-    assert eviction.victims(desk.state, need, A.id, busy=True) is None  # it has not served min_residency
+    assert eviction.victims(desk.state, need, A.id, desk.state.room()) is None
+    assert (
+        eviction.victims(desk.state, need, A.id, desk.state.room(), busy=True) is None
+    )  # it has not served min_residency
     desk.later(desk.policy.min_residency)
     desk.tell(TimerFired(desk.at))
-    leaving = eviction.victims(desk.state, need, A.id, busy=True)
+    leaving = eviction.victims(desk.state, need, A.id, desk.state.room(), busy=True)
     assert leaving is not None
     assert [r.variant.name for r in leaving] == ["big"]
 
 
 def test_a_victim_is_given_up_only_for_somebody_who_fits() -> None:
     """Scenario 13: refused at once with the sizes, and nobody is evicted."""
-    desk = Desk()
+    desk = Desk(host=GiB)
     desk.idle(A)
     desk.wants(variant("huge", 11 * GiB), "1")
     (order,) = desk.measured()

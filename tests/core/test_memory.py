@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from swapd.core.footprint import PROCESS, arithmetic, compute_bytes, kv_bytes
+from swapd.core.footprint import PROCESS, arithmetic
 from swapd.core.messages import MemoryMeasured, RefuseRequest
-from swapd.core.model import HOST, Device, DeviceKind, Footprint, Placement, Shape
+from swapd.core.model import HOST, Device, DeviceKind, Footprint, Placement
 from swapd.core.state import FRESH
-from swapd.units import GiB, MiB
+from swapd.units import GiB
 from tests.core.builders import CARD, MEASURE, Desk, Phase, refused, started, stopped, variant
 
 A, B = variant("a", 6 * GiB), variant("b", 4 * GiB)
-GEMMA3_VOCABULARY, GEMMA3_EMBEDDING = 262_144, 640
-SMOLLM2 = Shape("llama", 30, 576, 9, (3,) * 30, 64, 64, 49_152, 8192, 98 * 10**6)
-"""SmolLM2-135M at Q4_1."""
 
 
 def test_a_model_that_fills_the_card_to_the_byte_fits() -> None:
@@ -33,7 +28,7 @@ def test_a_byte_more_does_not() -> None:
 
 
 def test_the_reserve_and_the_limit_are_kept_free() -> None:
-    desk = Desk(vram_reserve=GiB, vram_limit="50%")
+    desk = Desk(vram_reserve=GiB, vram_limit="50%", host=GiB)
     desk.wants(variant("a", 4 * GiB + 1), "1")
     (order,) = desk.measured()
     assert isinstance(order, RefuseRequest)
@@ -75,14 +70,15 @@ def test_a_late_release_delays_the_load_and_no_longer() -> None:
 
 
 def test_memory_that_never_comes_back_makes_the_budget_smaller() -> None:
-    """Scenario 27, the settle limit passed: the newcomer is told, and nobody waits for ever."""
+    """Scenario 27, the settle limit passed: the newcomer is loaded in part, and nobody waits for ever."""
     desk = Desk()
     desk.idle(A)
     desk.wants(variant("b", 8 * GiB), "1")
     desk.measured()
     desk.foreign[CARD] = 6 * GiB
     desk.gone(1)
-    assert refused(desk.measured()) == {"1": "does not fit"}
+    assert started(desk.measured()) == ["b"]
+    assert desk.resident(variant("b")).placement.gpu_layers == 2
 
 
 def test_nothing_is_started_on_an_old_measurement() -> None:
@@ -142,7 +138,7 @@ def test_a_driver_that_lists_nobody_does_not_make_our_own_memory_foreign() -> No
 
 def test_a_room_taken_by_others_is_promised_to_nobody_any_more() -> None:
     """The reservation is given up, and its requests get another turn."""
-    desk = Desk()
+    desk = Desk(host=GiB)
     desk.idle(A)
     desk.wants(variant("b", 8 * GiB), "1")
     desk.measured()
@@ -154,21 +150,6 @@ def test_a_room_taken_by_others_is_promised_to_nobody_any_more() -> None:
 
 
 # --- header arithmetic
-
-
-def test_the_compute_buffer_is_near_what_llama_cpp_takes() -> None:
-    """Measured at 512: 97 MiB for SmolLM2, 513 MiB for Gemma; the arithmetic is an upper bound, and no wild one."""
-    gemma = replace(SMOLLM2, vocabulary=GEMMA3_VOCABULARY, embedding=GEMMA3_EMBEDDING)
-    assert 513 * MiB <= compute_bytes(gemma, 512) <= 1.25 * 513 * MiB
-    assert 97 * MiB <= compute_bytes(SMOLLM2, 512) <= 1.25 * 97 * MiB
-    assert compute_bytes(SMOLLM2, 64) * 8 == compute_bytes(SMOLLM2, 512)
-
-
-def test_the_cache_takes_what_its_types_say() -> None:
-    """2,000 tokens of SmolLM2 were 46 MB when saved: keys and values of 30 layers, 3 heads of 64, two bytes each."""
-    assert kv_bytes(SMOLLM2, 2000, "f16") == 2 * 30 * 3 * 64 * 2000 * 2
-    assert abs(kv_bytes(SMOLLM2, 2000, "f16") - 46e6) < 0.5e6
-    assert kv_bytes(SMOLLM2, 2048, "q8_0") == kv_bytes(SMOLLM2, 2048, "f16") * 17 // 32
 
 
 def test_weights_and_cache_are_shared_between_card_and_host() -> None:

@@ -64,6 +64,7 @@ STATUS: Json = {
             "limit": 24 * 2**30,
             "ours": 250 * 2**20,
             "foreign": 3 * 2**30,
+            "processes": [],
         },
     ],
     "models": [RESIDENT],
@@ -99,6 +100,76 @@ BROKEN: Json = MODEL | {
     "reason": "the file ends too early",
 }
 GEMMA: Json = MODEL | {"name": "gemma", "aliases": [], "path": "/models/gemma.gguf", "state": None, "template": False}
+PLACED: Json = {
+    "name": "smollm2-135m",
+    "placement": "100% GPU",
+    "gpu_layers": 31,
+    "layers": 31,
+    "micro_batch": 512,
+    "experts_on_cpu": 0,
+    "devices": ["cuda:0"],
+    "context": 4096,
+    "slots": 4,
+    "bytes": {"cuda:0": 600 * 2**20, "host": 60 * 2**20},
+    "exact": True,
+    "fits": "whole",
+}
+PLAN: Json = {
+    "devices": [
+        {
+            "id": "cuda:0",
+            "name": "Test Card",
+            "kind": "gpu",
+            "total": 24 * 2**30,
+            "reserve": 512 * 2**20,
+            "limit": 24 * 2**30,
+            "free": 20 * 2**30,
+            "room": 23 * 2**30,
+        },
+        {
+            "id": "host",
+            "name": "host",
+            "kind": "host",
+            "total": 64 * 2**30,
+            "reserve": 2 * 2**30,
+            "limit": 64 * 2**30,
+            "free": 50 * 2**30,
+            "room": 48 * 2**30,
+        },
+    ],
+    "models": [PLACED, PLACED | {"name": "gemma", "exact": False}],
+    "together": True,
+    "bytes": {"cuda:0": 1200 * 2**20, "host": 120 * 2**20},
+    "max_loaded": 0,
+    "leave": [{"name": "old", "reason": "for gemma, which needs 600 MiB on cuda:0"}],
+    "combinations": [
+        {
+            "models": ["smollm2-135m", "gemma"],
+            "bytes": {"cuda:0": 1200 * 2**20, "host": 120 * 2**20},
+            "fits": True,
+            "maximal": True,
+        },
+        {
+            "models": ["smollm2-135m"],
+            "bytes": {"cuda:0": 600 * 2**20, "host": 60 * 2**20},
+            "fits": True,
+            "maximal": False,
+        },
+        {
+            "models": ["gemma"],
+            "bytes": {"cuda:0": 600 * 2**20, "host": 60 * 2**20},
+            "fits": True,
+            "maximal": False,
+        },
+    ],
+}
+YIELDED: Json = {
+    "device": "cuda:0",
+    "bytes": 8 * 2**30,
+    "until": "2026-01-01T12:30:00.000Z",
+    "freed": True,
+    "free": 9 * 2**30,
+}
 FINAL: Json = {
     "model": "smollm2-135m",
     "response": "",
@@ -179,6 +250,8 @@ class Daemon:
             ("POST", "/swapd/models/smollm2-135m/unload"): Reply({"unloaded": True}),
             ("POST", "/swapd/models/smollm2-135m/pin"): Reply({"pinned": True}),
             ("POST", "/swapd/models/smollm2-135m/unpin"): Reply({"pinned": False}),
+            ("POST", "/swapd/plan"): Reply(PLAN),
+            ("POST", "/swapd/yield"): Reply(YIELDED),
             ("POST", "/swapd/reload"): Reply({}),
             ("POST", "/api/generate"): says("Hello", " there"),
         }
@@ -264,6 +337,7 @@ class Script:
 
     PATIENCE = PATIENCE
     RESIDENT, STATUS, MODEL, GEMMA, BROKEN, FINAL = RESIDENT, STATUS, MODEL, GEMMA, BROKEN, FINAL
+    PLAN, PLACED, YIELDED = PLAN, PLACED, YIELDED
     Reply, Hold, UntilClosed = Reply, Hold, UntilClosed
     says, chats = staticmethod(says), staticmethod(chats)
 

@@ -26,6 +26,8 @@ LINES = {
     "pin": ["pin", "smollm2-135m"],
     "unpin": ["unpin", "smollm2-135m"],
     "run": ["run", "smollm2-135m", "hi"],
+    "plan": ["plan", "smollm2-135m", "gemma"],
+    "yield": ["yield", "8GiB"],
     "reload": ["reload"],
     "version": ["version"],
 }

@@ -78,8 +78,8 @@ def test_show_puts_the_prediction_beside_what_was_measured(script: type[Script])
     assert "llama, 135M parameters, Q4_1" in page
     assert "chat" in page
     rows = [[text.strip() for text in columns(line)] for line in page.splitlines()]
-    assert ["cuda:0", "256 MiB", "250 MiB", "-6 MiB"] in rows
-    assert ["host", "64 MiB", "70 MiB", "+6 MiB"] in rows
+    assert ["cuda:0", "256 MiB", "250 MiB", "-6 MiB (-2.3%)"] in rows
+    assert ["host", "64 MiB", "70 MiB", "+6 MiB (+9.4%)"] in rows
 
 
 def test_show_says_that_a_file_has_no_chat_template(script: type[Script]) -> None:
@@ -99,6 +99,20 @@ def test_status_tells_devices_residents_waiting_and_counters(script: type[Script
     assert "cuda:0    Test Card    24 GiB    20 GiB    250 MiB    3 GiB      24 GiB    512 MiB" in page
     assert "no room yet" in page
     assert "12 loads, 3 evictions, 0 partial offloads, 0 out of memory, 1 worker crashed" in page
+
+
+def test_status_names_the_largest_strangers_on_each_card(script: type[Script]) -> None:
+    processes = [
+        {"pid": 4711, "name": "blender", "bytes": 3 * 2**30},
+        {"pid": 12, "name": "X\x1borg", "bytes": None},
+        {"pid": 13, "name": "pid 13", "bytes": 2**20},
+        {"pid": 14, "name": "least", "bytes": 2**10},
+    ]
+    card = script.STATUS["devices"][0]
+    page = pages.status(script.STATUS | {"devices": [card | {"processes": processes}]}, "", NOW)
+    told = "also on cuda:0: blender (pid 4711) 3 GiB, X␛org (pid 12) an unknown amount, pid 13 1 MiB"
+    assert f"512 MiB\n{told}\n\n" in page
+    assert "also on" not in pages.status(script.STATUS, "", NOW)
 
 
 def test_status_at_rest(script: type[Script]) -> None:

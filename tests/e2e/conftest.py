@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -129,7 +130,11 @@ class Daemon:
             timer.cancel()
 
     def workers(self) -> list[psutil.Process]:
-        return [p for p in psutil.Process(self.process.pid).children(recursive=True) if "swapd.worker" in p.cmdline()]
+        """Live ones; none when the daemon itself is gone."""
+        with contextlib.suppress(psutil.Error):
+            children = psutil.Process(self.process.pid).children(recursive=True)
+            return [child for child in children if "swapd.worker" in child.cmdline()]
+        return []
 
     def swapctl(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

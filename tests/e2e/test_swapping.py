@@ -29,7 +29,7 @@ COMMON_WITH_COPIES = COMMON + "".join(
 ROOM_FOR_ONE = f"""
 [memory]
 host_reserve = "{256 * MiB}"
-vram_limit = "{(256 + 1000) * MiB}"
+vram_limit = "{(256 + 700) * MiB}"
 """
 
 

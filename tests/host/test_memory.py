@@ -17,11 +17,12 @@ import pynvml
 import pytest
 from structlog.testing import capture_logs
 
-from swapd.core.model import HOST, DeviceKind, ResidentId
+from swapd.core.model import HOST, DeviceKind, Foreign, ResidentId
 from swapd.host import ram
 from swapd.host.memory import MachineMemory
 from swapd.host.nvml import Nvml, visible
 from swapd.units import GiB, MiB
+from swapd.wire import Card
 
 MAPPER = """
 import mmap, sys
@@ -121,6 +122,8 @@ class Driver:
     computing: list[Any] = field(default_factory=list)
     drawing: list[Any] = field(default_factory=list)
     broken: int = 0
+    silent: int = 0
+    """The code of every answer about processes while it is set."""
     opened: int = 0
 
     def answer(self, value: Any) -> Any:
@@ -131,6 +134,11 @@ class Driver:
     def init(self) -> None:
         self.answer(None)
         self.opened += 1
+
+    def list(self, index: int, processes: list[Any]) -> list[Any]:
+        if self.silent:
+            raise pynvml.NVMLError(self.silent)
+        return processes if index == 0 else []
 
     def close(self) -> None:
         self.opened -= 1
@@ -148,8 +156,8 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
         "nvmlDeviceGetUUID": lambda index: f"GPU-{index}",
         "nvmlDeviceGetPciInfo": lambda index: SimpleNamespace(busId=f"0000000{index}:0A:00.0".encode()),
         "nvmlDeviceGetMemoryInfo": lambda index: driver.answer(SimpleNamespace(total=8 * GiB, free=(3 + index) * GiB)),
-        "nvmlDeviceGetComputeRunningProcesses": lambda index: driver.computing if index == 0 else [],
-        "nvmlDeviceGetGraphicsRunningProcesses": lambda index: driver.drawing if index == 0 else [],
+        "nvmlDeviceGetComputeRunningProcesses": lambda index: driver.list(index, driver.computing),
+        "nvmlDeviceGetGraphicsRunningProcesses": lambda index: driver.list(index, driver.drawing),
     }
     for name, answer in answers.items():
         monkeypatch.setattr(pynvml, name, answer)
@@ -188,6 +196,41 @@ def test_each_worker_holds_what_the_driver_says(driver: Driver) -> None:
     assert other.held == ()
 
 
+def test_others_are_named_largest_first(driver: Driver) -> None:
+    """Ours are not among them; one whose size is not told comes last, one that is not to be seen keeps its number."""
+    us, nobody = os.getpid(), 2**22 + 1
+    driver.computing = [using(10, GiB), using(nobody, 3 * GiB), using(1, None)]
+    driver.drawing = [using(us, 2 * GiB)]
+    card, other, _ = MachineMemory({}).measure({ResidentId(1): 10})
+    assert card.others == (
+        Foreign(nobody, f"pid {nobody}", 3 * GiB),
+        Foreign(us, psutil.Process().name(), 2 * GiB),
+        Foreign(1, psutil.Process(1).name(), None),
+    )
+    assert other.others == ()
+
+
+def test_our_own_processes_without_a_model_go_by_our_name(driver: Driver, mapper: int) -> None:
+    driver.computing = [using(mapper, GiB)]
+    card, *_ = MachineMemory({}).measure({})
+    assert card.others == (Foreign(mapper, "swapd", GiB),)
+
+
+def test_not_more_than_eight_others_are_named(driver: Driver) -> None:
+    driver.computing = [using(2**22 + number, number * MiB) for number in range(1, 20)]
+    card, *_ = MachineMemory({}).measure({})
+    assert [other.size for other in card.others] == [number * MiB for number in range(19, 11, -1)]
+
+
+@pytest.mark.parametrize(
+    "code", [pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_NO_PERMISSION, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND]
+)
+def test_a_driver_that_does_not_tell_of_processes_still_tells_what_is_free(driver: Driver, code: int) -> None:
+    driver.computing, driver.silent = [using(10, GiB)], code
+    card, *_ = MachineMemory({}).measure({ResidentId(1): 10})
+    assert (card.free, card.held, card.others, card.is_stale) == (3 * GiB, (), (), False)
+
+
 def test_a_driver_that_stops_answering_has_nothing_free_until_it_answers(driver: Driver) -> None:
     driver.computing = [using(10, GiB)]
     memory = MachineMemory({})
@@ -198,10 +241,14 @@ def test_a_driver_that_stops_answering_has_nothing_free_until_it_answers(driver:
             cards = memory.measure({ResidentId(1): 10})
             assert [(card.id, card.free, card.held) for card in cards[:2]] == [("cuda:0", 0, ()), ("cuda:1", 0, ())]
             assert cards[0].total == 8 * GiB
+            assert cards[0].is_stale
             assert cards[2].free > 0
         driver.broken = 0
         assert memory.measure({ResidentId(1): 10})[:2] == before[:2]
-    assert [(line["log_level"], line.get("reason")) for line in logs] == [("warning", "GPU is lost"), ("info", None)]
+    assert [(line["log_level"], line.get("reason")) for line in logs] == [
+        ("warning", "cuda:0: GPU is lost"),
+        ("info", None),
+    ]
     memory.close()
     assert driver.opened == 0
 
@@ -223,3 +270,81 @@ def test_a_machine_without_a_card_is_no_reason_to_warn(driver: Driver, code: int
     with capture_logs() as logs:
         assert [device.id for device in MachineMemory({}).measure({ResidentId(1): os.getpid()})] == [HOST]
     assert logs == []
+
+
+def test_a_driver_that_is_taken_away_is_waited_for(driver: Driver) -> None:
+    """Its module was unloaded, for an update perhaps: the cards are still there and have nothing free."""
+    memory = MachineMemory({})
+    before = memory.measure({})
+    with capture_logs() as logs:
+        for code in (
+            pynvml.NVML_ERROR_UNKNOWN,
+            pynvml.NVML_ERROR_DRIVER_NOT_LOADED,
+            pynvml.NVML_ERROR_DRIVER_NOT_LOADED,
+        ):
+            driver.broken = code
+            assert [(card.id, card.free) for card in memory.measure({})[:2]] == [("cuda:0", 0), ("cuda:1", 0)]
+        driver.broken = 0
+        assert memory.measure({})[:2] == before[:2]
+    assert [line["log_level"] for line in logs] == ["warning", "info"]
+
+
+# --- cards that only ggml knows
+
+RADEON = Card("Vulkan1", "Radeon", "0000:65:00.0", 6 * GiB, 16 * GiB)
+
+
+@pytest.fixture
+def no_driver(driver: Driver) -> Driver:
+    driver.broken = pynvml.NVML_ERROR_LIBRARY_NOT_FOUND
+    return driver
+
+
+def test_cards_that_only_ggml_knows_are_found_by_its_name_for_them(no_driver: Driver) -> None:
+    card, host = MachineMemory({}, lambda: (RADEON,)).measure({ResidentId(1): os.getpid()})
+    assert (card.id, card.name, card.kind, card.source, card.pci) == (
+        "vulkan:1",
+        "Radeon",
+        DeviceKind.GPU,
+        "ggml",
+        "Vulkan1",
+    )
+    assert (card.total, card.free, card.held, card.others) == (16 * GiB, 6 * GiB, (), ())
+    assert host.id == HOST
+
+
+def test_a_card_is_counted_once(driver: Driver) -> None:
+    """By who knows it best: the driver, hidden cards too; else the first backend. Without an address nobody can say."""
+    cards = (
+        Card("Vulkan0", "Card 0", "0000:0A:00.0", GiB, 8 * GiB),
+        Card("Vulkan2", "Card 1", "0001:0a:00.0", GiB, 8 * GiB),
+        Card("ROCm0", "Radeon", "0000:65:00.0", GiB, 16 * GiB),
+        RADEON,
+        Card("Metal", "", "", GiB, 8 * GiB),
+        Card("SYCL0", "Arc", "", GiB, 8 * GiB),
+    )
+    devices = MachineMemory({"CUDA_VISIBLE_DEVICES": "0"}, lambda: cards).measure({})
+    assert [device.id for device in devices] == ["cuda:0", "rocm:0", "metal", "sycl:0", HOST]
+
+
+def test_what_ggml_says_is_asked_anew_each_time(no_driver: Driver) -> None:
+    """And where it does not say, nothing is free."""
+    answers = iter([None, (RADEON,), (Card("Vulkan1", "Radeon", "", GiB, 16 * GiB),), None, ()])
+    memory = MachineMemory({}, lambda: next(answers))
+    seen = [[(device.free, device.is_stale) for device in memory.measure({})[:-1]] for _ in range(5)]
+    assert seen == [[], [(6 * GiB, False)], [(GiB, False)], [(0, True)], []]
+
+
+def test_ggml_is_not_asked_again_when_all_it_knows_the_driver_knows(driver: Driver) -> None:
+    answers = iter([(Card("Vulkan0", "Card 0", "0000:0a:00.0", GiB, 8 * GiB),)])
+    memory = MachineMemory({}, lambda: next(answers))
+    assert [device.id for device in memory.measure({})] == ["cuda:0", "cuda:1", HOST]
+    assert [device.id for device in memory.measure({})] == ["cuda:0", "cuda:1", HOST]
+
+
+def test_a_driver_that_never_answered_hides_which_cards_are_its_own(driver: Driver) -> None:
+    driver.broken = pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH
+    memory = MachineMemory({}, lambda: (RADEON,))
+    assert [device.id for device in memory.measure({})] == [HOST]
+    driver.broken = 0
+    assert [device.id for device in memory.measure({})] == ["cuda:0", "cuda:1", "vulkan:1", HOST]

@@ -33,6 +33,14 @@ def test_a_shape_with_everything_by_default(put: Put, gguf: Gguf) -> None:
         vocabulary=3,
         trained_context=512,
         weights=548,
+        feed_forward=256,
+        layer_weights=(144, 0),
+        expert_weights=(0, 0),
+        host_weights=(384, 528, 528, 564),
+        full_cache=(64, 64),
+        window_cache=(0, 0),
+        states=(0, 0),
+        output_weights=20 + 384,
     )
 
 
@@ -55,9 +63,115 @@ def test_a_model_without_attention_has_a_shape(put: Put, gguf: Gguf) -> None:
     assert (found.heads, found.kv_heads, found.key_length) == (0, (0, 0), 0)
 
 
+def of_architecture(name: str, said: dict[str, Any], layers: int = 6) -> dict[str, Any]:
+    """Keys of another architecture: heads of 16, two for keys and values, unless said otherwise."""
+    keys = {
+        "block_count": layers,
+        "context_length": 512,
+        "embedding_length": 64,
+        "attention.head_count": 4,
+        "attention.head_count_kv": 2,
+    }
+    plain: dict[str, Any] = {f"llama.{key}": None for key in keys}
+    told = {f"{name}.{key}": value for key, value in (keys | said).items()}
+    return {**plain, "general.architecture": name, **told}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "said", "slides"),
+    [
+        ("gemma3", {"attention.sliding_window": 512}, (True, True, True, True, True, False)),
+        ("gemma2", {}, (True, False, True, False, True, False)),
+        ("gemma3", {"attention.sliding_window": 512, "attention.sliding_window_pattern": 3}, (True, True, False) * 2),
+        ("smallthinker", {}, (False, True, True, True, False, True)),
+        (
+            "new",
+            {"attention.sliding_window": 9, "attention.sliding_window_pattern": [1, 0, 1, 0, 0, 1]},
+            (True, False, True, False, False, True),
+        ),
+        ("new", {"attention.sliding_window": 9}, (False,) * 6),
+        ("gemma3", {}, (False,) * 6),
+        ("phi3", {"attention.sliding_window": 9}, (False,) * 6),
+    ],
+)
+def test_layers_slide_as_llama_cpp_has_them_slide(
+    architecture: str, said: dict[str, Any], slides: tuple[bool, ...], put: Put, gguf: Gguf
+) -> None:
+    found = shape_of(gguf(of_architecture(architecture, said)), put)
+    assert found.full_cache == tuple(0 if slide else 64 for slide in slides)
+    assert found.window_cache == tuple(64 if slide else 0 for slide in slides)
+
+
+def test_latent_attention_keeps_compressed_keys_alone(put: Put, gguf: Gguf) -> None:
+    """kv_lora_rank and the rotated part are the key's length."""
+    said = {
+        "attention.head_count_kv": 1,
+        "attention.key_length": 576,
+        "attention.value_length": 512,
+        "attention.key_length_mla": 192,
+        "attention.value_length_mla": 128,
+    }
+    assert shape_of(gguf(of_architecture("deepseek2", said)), put).full_cache == (576,) * 6
+
+
+def test_layers_without_a_cache_of_their_own_take_none(put: Put, gguf: Gguf) -> None:
+    shared = shape_of(gguf(of_architecture("gemma4", {"attention.shared_kv_layers": 2})), put)
+    assert shared.full_cache == (64, 64, 64, 64, 0, 0)
+    assert shape_of(gguf(of_architecture("glm4moe", {"nextn_predict_layers": 1})), put).full_cache == (64,) * 5 + (0,)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "said", "states", "cache"),
+    [
+        ("mamba", {}, (4 * (3 * (128 + 0) + 16 * 128),) * 6, (0,) * 6),
+        (
+            "jamba",
+            {"attention.head_count_kv": [0, 2, 0, 0, 2, 0]},
+            (9728, 0, 9728, 9728, 0, 9728),
+            (0, 64, 0, 0, 64, 0),
+        ),
+        ("falcon-h1", {}, (9728,) * 6, (64,) * 6),
+        ("qwen3next", {"full_attention_interval": 3}, (9728, 9728, 0) * 2, (0, 0, 64) * 2),
+        ("rwkv7", {"wkv.head_size": 64}, (4 * (2 * 64 + 64 * 64),) * 6, (0,) * 6),
+        (
+            "lfm2",
+            {"attention.head_count_kv": [0] * 5 + [2], "shortconv.l_cache": 3},
+            (512,) * 5 + (0,),
+            (0,) * 5 + (64,),
+        ),
+    ],
+)
+def test_recurrent_layers_have_a_state_instead(
+    architecture: str, said: dict[str, Any], states: tuple[int, ...], cache: tuple[int, ...], put: Put, gguf: Gguf
+) -> None:
+    ssm = {"ssm.conv_kernel": 4, "ssm.inner_size": 128, "ssm.state_size": 16}
+    found = shape_of(gguf(of_architecture(architecture, ssm | said)), put)
+    assert (found.states, found.full_cache) == (states, cache)
+
+
+def test_experts_are_told_apart_and_the_output_has_weights_of_its_own(put: Put, gguf: Gguf) -> None:
+    tensors = (
+        ("output.weight", (64, 8), 1),
+        ("token_embd.weight", (64, 8), 1),
+        ("blk.1.ffn_up_exps.weight", (64, 8, 2), 2),
+        ("blk.1.attn_q.weight", (64, 8), 2),
+        ("blk.0.attn_q.weight", (64, 8), 0),
+        ("blk.00000001.odd", (8,), 0),
+    )
+    found = shape_of(gguf({"llama.expert_used_count": 2, "llama.feed_forward_length": 100}, tensors=tensors), put)
+    assert (found.layer_weights, found.expert_weights, found.expert_layers) == ((2048, 576 + 288), (0, 576), 1)
+    assert found.output_weights == 1024
+    assert found.feed_forward == 2 * 100 + 2 * 64 // 3
+    everything, first_layer = 1024 + 1024 + 576 + 288 + 2048 + 32, 1024 + 576 + 288 + 2048
+    assert found.host_weights == (1024, first_layer, first_layer + 864, everything + 864), (
+        "and copies in their own order"
+    )
+
+
 def test_weights_of_all_parts_are_summed(put: Put, gguf: Gguf) -> None:
     second = read(put("b.gguf", gguf({"split.no": 1}, only=True)))
     assert shape([read(put("a.gguf")), second]).weights == 2 * 548
+    assert shape([read(put("a.gguf")), second]).host_weights == (768, 1056, 1056, 1128)
 
 
 @pytest.mark.parametrize(
@@ -97,5 +211,8 @@ def test_real_models_have_shapes(real_model: Callable[[str], Path]) -> None:
     smollm = shape([read(real_model("SmolLM2-135M-Instruct.Q4_1.gguf"))])
     assert (smollm.layers, smollm.embedding, smollm.heads, smollm.kv_heads) == (30, 576, 9, (3,) * 30)
     assert (smollm.key_length, smollm.vocabulary, smollm.trained_context, smollm.window) == (64, 49152, 8192, None)
+    assert (smollm.layer_weights, smollm.output_weights) == ((2_216_448,) * 30, 30_083_328)
+    assert (smollm.host_weights[0], smollm.host_weights[31]) == (30_081_024, 96_576_768)
     gemma = shape([read(real_model("gemma-3-270m-Q4_K_M.gguf"))])
+    assert [layer for layer in range(18) if gemma.full_cache[layer]] == [5, 11, 17]
     assert (gemma.layers, gemma.key_length, gemma.vocabulary, gemma.window) == (18, 256, 262144, 512)

@@ -8,8 +8,8 @@ from random import Random
 
 import pytest
 
-from swapd.core import eviction
-from swapd.core.messages import Event, MemoryMeasured, WorkerGone
+from swapd.core import eviction, footprint, placement, planner, relief
+from swapd.core.messages import Event, MemoryMeasured, Overflow, WorkerGone
 from swapd.core.model import Device, DeviceId, Footprint, RequestId, ResidentId
 from swapd.core.resident import Cause, Phase, Resident
 from swapd.core.scheduler import _Step
@@ -137,6 +137,65 @@ def starts_on_an_old_measurement(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(State, "is_fresh", lambda self: bool(self.devices))
 
 
+def promotes_while_requests_wait(patch: pytest.MonkeyPatch) -> None:
+    promotable = relief.promotable
+    patch.setattr(relief, "promotable", lambda state: promotable(replace(state, waiting={})))
+
+
+def promotes_in_the_middle_of_a_shortage(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(relief, "CALM", 0.0)
+
+
+def places_a_pinned_resident_smaller(patch: pytest.MonkeyPatch) -> None:
+    yielder = relief.yielder
+
+    def anybody(state: State, device: DeviceId) -> Resident | None:
+        return yielder(replace(state, pins=frozenset()), device)
+
+    patch.setattr(relief, "yielder", anybody)
+
+
+def drains_those_at_work_before_the_idle(patch: pytest.MonkeyPatch) -> None:
+    def yielder(state: State, device: DeviceId) -> Resident | None:
+        there = [r for r in state.in_phases([Phase.READY]) if r.footprint[device] and not state.is_pinned(r)]
+        return min(there, key=lambda r: (state.is_idle(r), r.used_at, r.id), default=None)
+
+    patch.setattr(relief, "yielder", yielder)
+
+
+def gives_way_where_nothing_is_short(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(relief, "TOLERATED", -1.0)
+
+
+def notices_no_shortage(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(relief, "pressed", lambda state: ())
+
+
+def evicts_for_a_wish_of_our_own(patch: pytest.MonkeyPatch) -> None:
+    def queue(self: Turn, waiting: Waiting) -> None:
+        group = (*self.state.waiting.get(waiting.variant.id, ()), replace(waiting, may_evict=True))
+        self.state = replace(self.state, waiting={**self.state.waiting, waiting.variant.id: group})
+
+    patch.setattr(Turn, "queue", queue)
+
+
+def evicts_where_it_should_offload(patch: pytest.MonkeyPatch) -> None:
+    decide = planner.decide
+
+    def evicting(state: State, group: tuple[Waiting, ...], gpu_layers: int | None) -> planner.Verdict:
+        return decide(replace(state, policy=replace(state.policy, overflow=Overflow.EVICT)), group, gpu_layers)
+
+    patch.setattr(planner, "decide", evicting)
+
+
+def loads_without_asking_what_it_takes(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(footprint, "is_known", lambda state, variant, placement: True)
+
+
+def forgets_the_cpu(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(placement, "alone", lambda variant: ())
+
+
 def live(worlds: int) -> None:
     for seed in range(worlds):
         storm.story(Random(seed).randrange, 60)
@@ -157,6 +216,16 @@ def live(worlds: int) -> None:
         trusts_an_end_that_nobody_ordered,
         trusts_a_measurement_that_memory_has_outrun,
         starts_on_an_old_measurement,
+        promotes_while_requests_wait,
+        promotes_in_the_middle_of_a_shortage,
+        places_a_pinned_resident_smaller,
+        drains_those_at_work_before_the_idle,
+        gives_way_where_nothing_is_short,
+        notices_no_shortage,
+        evicts_for_a_wish_of_our_own,
+        evicts_where_it_should_offload,
+        loads_without_asking_what_it_takes,
+        forgets_the_cpu,
     ],
     ids=lambda plant: plant.__name__,
 )

@@ -1,0 +1,250 @@
+"""The first half of a step: take a fact in. What follows from it is `scheduler`'s.
+
+A late fact, about what is over, changes nothing; one about what never was is a bug of the shell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final, assert_never
+
+from swapd.core import planner
+from swapd.core.messages import (
+    Event,
+    LessonsRead,
+    LoadProgressed,
+    MeasurementDue,
+    MemoryMeasured,
+    PinsChanged,
+    PlacementSized,
+    PolicyChanged,
+    Refusal,
+    RefuseRequest,
+    RequestArrived,
+    RequestEnded,
+    StopRequested,
+    StopWorker,
+    TimerFired,
+    UnloadRequested,
+    WorkerDied,
+    WorkerGone,
+    WorkerLoaded,
+    YieldRequested,
+)
+from swapd.core.model import Footprint, RequestId, ResidentId, VariantId
+from swapd.core.resident import STAYING, Cause, Phase, Resident, Trigger
+from swapd.core.state import Waiting, Yield
+from swapd.core.turn import Turn
+from swapd.errors import Death
+
+MAX_TRIES: Final = 2
+"""Loads that may fail under one request before it is refused."""
+
+
+class ImpossibleFact(Exception):
+    """A resident that never was, a request that is there already: a bug in the shell. Nothing was changed."""
+
+
+class Facts(Turn):
+    """One step as far as `take`: the state with the fact in it."""
+
+    def take(self, event: Event) -> None:
+        match event:
+            case RequestArrived():
+                self._arrive(event)
+            case RequestEnded():
+                self._end(event.request)
+            case UnloadRequested():
+                self._unload(event)
+            case PinsChanged():
+                self.state = replace(self.state, pins=event.pins)
+            case PolicyChanged():
+                self.state = replace(self.state, policy=event.policy)
+            case MemoryMeasured():
+                self._measured(event)
+            case MeasurementDue():
+                self.measure()
+            case PlacementSized():
+                self._sized(event)
+            case LessonsRead():
+                known = {(variant, place): size for variant, place, size in event.lessons}
+                overheads = {**dict(event.overheads), **self.state.overheads}
+                self.state = replace(self.state, lessons={**known, **self.state.lessons}, overheads=overheads)
+            case YieldRequested():
+                self._yield(event)
+            case LoadProgressed():
+                resident = self._known(event.resident)
+                if resident is not None and resident.phase is Phase.LOADING and event.fraction > resident.progress:
+                    self.put(replace(resident, progress=event.fraction, progress_at=self.state.now))
+            case WorkerLoaded():
+                self._loaded(event.resident)
+            case WorkerDied():
+                self._died(event)
+            case WorkerGone():
+                resident = self._known(event.resident)
+                if resident is not None and resident.phase is Phase.UNLOADING:
+                    self.put(resident.after(Trigger.FREED))
+                    self.memory_moved()
+            case TimerFired():
+                pass
+            case StopRequested():
+                self._stop()
+            case _:
+                assert_never(event)
+
+    def _known(self, resident: ResidentId) -> Resident | None:
+        """None: it is gone, the fact is late."""
+        if resident >= self.state.next_resident:
+            raise ImpossibleFact(f"no resident {resident} has ever been")
+        return self.state.residents.get(resident)
+
+    def _arrive(self, event: RequestArrived) -> None:
+        if self.state.is_stopping:
+            self.say(RefuseRequest(event.request, Refusal.STOPPING, "the daemon is stopping"))
+            return
+        if event.request in self.state.leases or self.state.find_waiting(event.request) is not None:
+            raise ImpossibleFact(f"request {event.request} is there already")
+        waiting = Waiting(
+            event.request,
+            event.variant,
+            self.state.now,
+            event.keep_alive,
+            event.owner_keep_alive,
+            event.priority,
+            event.slotless,
+            event.gpu_layers,
+        )
+        self.queue(waiting)
+
+    def _end(self, request: RequestId) -> None:
+        waiting = self.state.find_waiting(request)
+        if waiting is not None:
+            self.unqueue(waiting)
+            return
+        holder = self.state.leases.get(request)
+        if holder is None:
+            return
+        self.drop_leases([request])
+        resident = self.state.residents[holder]
+        self.put(replace(resident, used_at=self.state.now))
+
+    def _unload(self, event: UnloadRequested) -> None:
+        reason = "unloaded by force" if event.force else "unloaded on request"
+        for waiting in self.state.waiting.get(event.variant, ()):
+            if not waiting.may_evict:  # our own wish to have it again
+                self.unqueue(waiting)
+        if event.force:
+            for waiting in self.state.waiting.get(event.variant, ()):
+                self.refuse(waiting, Refusal.UNLOADED, reason)
+        for resident in tuple(self.state.residents.values()):
+            if resident.variant.id != event.variant:
+                continue
+            wanted = event.variant in self.state.waiting and resident.phase in (Phase.RESERVED, Phase.LOADING)
+            if wanted:  # whoever asked first is served first; then it leaves
+                self.put(replace(resident, keep_alive=0.0))
+            elif resident.phase in STAYING:
+                self.retire(resident, Cause.OPERATOR, reason)
+            if event.force:
+                self.revoke(resident.id, Refusal.UNLOADED, reason)
+
+    def _measured(self, event: MemoryMeasured) -> None:
+        is_outdated = self.state.is_outdated
+        self.state = replace(
+            self.state,
+            devices=event.devices,
+            measured_at=None if is_outdated else self.state.now,
+            is_measuring=False,
+            is_outdated=False,
+        )
+        if is_outdated:
+            return  # it may show a load half done: nothing to learn
+        self._see_yields()
+        for resident in self.state.in_phases([Phase.READY, Phase.DRAINING]):
+            seen = {device.id: dict(device.held).get(resident.id, 0) for device in event.devices}
+            # A driver that names no process (containers, WSL) measures nothing: the prediction stands.
+            measured = Footprint.of({d: size or resident.predicted[d] for d, size in seen.items()})
+            if resident.measured is not None:
+                measured = measured.at_least(resident.measured)  # pools grow in use and are not given back
+            if measured != resident.measured:
+                resident = replace(resident, measured=measured)
+                self.put(resident)
+                self.learn(resident.variant.id, resident.placement, resident.footprint)
+                self._learn_overhead(resident, measured)
+
+    def _learn_overhead(self, resident: Resident, measured: Footprint) -> None:
+        """What the process takes on its cards besides what llama.cpp counts: contexts, pools."""
+        size = self.state.sizes.get((resident.variant.id, resident.placement))
+        if size is not None:
+            beside = {d: max(0, measured[d] - size[d]) for d in resident.placement.devices if measured[d]}
+            self.state = replace(self.state, overheads={**self.state.overheads, **beside})
+
+    def _sized(self, event: PlacementSized) -> None:
+        key = (event.variant, event.placement)
+        self.state = replace(self.state, sizing=self.state.sizing - {key})
+        if event.size is None:
+            self.state = replace(self.state, unsizable=self.state.unsizable | {event.variant})
+        else:
+            sizes = {**self.state.sizes, key: event.size}
+            self.state = replace(self.state, sizes=sizes, overheads={**dict(event.beside), **self.state.overheads})
+
+    def _yield(self, event: YieldRequested) -> None:
+        """What was yielded before is taken back."""
+        self.state = replace(self.state, yields=())
+        device = self.state.yielding()
+        if event.size and device is not None:
+            lent = Yield(device.id, event.size, self.state.now + event.duration, None)
+            self.state = replace(self.state, yields=(lent,))
+            if self.state.is_fresh():
+                self._see_yields()
+        if not self.state.is_fresh():
+            self.measure()  # who has to leave is decided on what is seen
+
+    def _see_yields(self) -> None:
+        """What others hold where something is lent; not while somebody ends there, whose bytes may be anybody's."""
+        ending = [r.takes for r in self.state.in_phases([Phase.UNLOADING])]
+        seen = {d.id: self.state.foreign(d) for d in self.state.devices if not any(takes(d.id) for takes in ending)}
+        lent = tuple(replace(y, foreign=seen.get(y.device)) if y.foreign is None else y for y in self.state.yields)
+        self.state = replace(self.state, yields=lent)
+
+    def _loaded(self, resident_id: ResidentId) -> None:
+        resident = self._known(resident_id)
+        if resident is None or resident.phase is not Phase.LOADING:
+            return
+        now = self.state.now
+        ready = replace(resident.after(Trigger.LOADED), progress=1.0, progress_at=now, loaded_at=now, used_at=now)
+        self.put(ready)
+        self.memory_moved()
+
+    def _died(self, event: WorkerDied) -> None:
+        resident = self._known(event.resident)
+        if resident is None or resident.phase in (Phase.RESERVED, Phase.UNLOADING, Phase.GONE):
+            return
+        was_loading = resident.phase is Phase.LOADING
+        self.put(resident.after(Trigger.DIED))
+        self.memory_moved()
+        self.revoke(resident.id, Refusal.CRASHED, event.reason)
+        self.say(StopWorker(resident.id, f"died: {event.reason}"))
+        if was_loading:
+            self.load_failed(resident.variant.id, event.death, event.reason)
+        elif event.death is Death.OUT_OF_MEMORY:  # in use it takes more than was ever measured
+            cap = self.state.cap(resident.variant)
+            more = {d: min(int(size * planner.OOM_MARGIN), cap[d]) for d, size in resident.footprint.parts if d in cap}
+            self.learn(resident.variant.id, resident.placement, resident.footprint.at_least(Footprint.of(more)))
+
+    def load_failed(self, variant: VariantId, death: Death, reason: str) -> None:
+        short = death is Death.OUT_OF_MEMORY
+        group = [replace(w, tries=w.tries + 1, ooms=w.ooms + short) for w in self.state.waiting.get(variant, ())]
+        for waiting in group:
+            self.requeue(waiting)
+            if death is Death.UNUSABLE:
+                self.refuse(waiting, Refusal.UNUSABLE, reason)
+            elif waiting.tries >= MAX_TRIES:
+                self.refuse(waiting, Refusal.CRASHED, reason)
+
+    def _stop(self) -> None:
+        self.state = replace(self.state, is_stopping=True)
+        for group in tuple(self.state.waiting.values()):
+            for waiting in group:
+                self.refuse(waiting, Refusal.STOPPING, "the daemon is stopping")
+        for resident in self.state.in_phases(STAYING):
+            self.retire(resident, Cause.STOPPING, "the daemon is stopping")

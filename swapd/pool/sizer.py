@@ -1,0 +1,142 @@
+"""What a placement takes before it is loaded, asked of llama.cpp in a process of its own.
+
+Used by the shell through the composition root. Sizing makes a context on the card, which lasts as long as the
+process: so it is never the spare, and it ends when no order has come for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from types import TracebackType
+from typing import Final, Self
+
+import structlog
+
+from swapd import wire
+from swapd.core.footprint import process_bytes, weights_and_cache
+from swapd.core.model import HOST, DeviceId, Footprint, Placement, Variant, VariantId
+from swapd.errors import Death, WorkerFailed
+from swapd.pool.worker import Worker
+from swapd.units import Seconds
+
+IDLE: Final[Seconds] = 5.0
+LIMIT: Final[Seconds] = 60.0
+"""For one order, the start of a process included."""
+
+log = structlog.get_logger("swapd.pool")
+
+
+class Sizer:
+    """Use as an async context manager: leaving it ends the process."""
+
+    def __init__(self, idle: Seconds = IDLE, limit: Seconds = LIMIT) -> None:
+        self._idle, self._limit = idle, limit
+        self._worker: Worker | None = None
+        self._known: dict[tuple[VariantId, Placement], Footprint] = {}
+        self._turn = asyncio.Lock()
+        self._end: asyncio.TimerHandle | None = None
+        self._tasks = asyncio.TaskGroup()
+        self._is_closing = False
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_closing = True
+        self._stop()
+        await self._tasks.__aexit__(kind, error, trace)
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, while there is one: what it holds on a card is ours."""
+        return None if self._worker is None or self._worker.ended.done() else self._worker.pid
+
+    async def size(self, variant: Variant, placement: Placement, pci: tuple[str, ...]) -> Footprint:
+        """What it would take, the process itself included. `pci`: of the placement's devices, in their order.
+
+        Raises WorkerFailed; the next order then gets a process of its own.
+        """
+        key = (variant.id, placement)
+        async with self._turn:
+            if key not in self._known:
+                sized = await self._ask(_order(variant, placement, pci))
+                self._known[key] = _footprint(variant, placement, dict(zip(pci, placement.devices, strict=True)), sized)
+            return self._known[key]
+
+    async def release(self) -> None:
+        """End the process now; returns when it is reaped."""
+        async with self._turn:
+            worker = self._worker
+            self._stop()
+            if worker is not None:
+                await worker.ended
+
+    async def _ask(self, order: wire.Size) -> wire.Sized:
+        if self._end is not None:
+            self._end.cancel()
+        try:
+            async with asyncio.timeout(self._limit):
+                worker = await self._live()
+                sized = await worker.size(order)
+        except TimeoutError:
+            self._stop()
+            raise WorkerFailed(Death.CRASHED, f"sizing took longer than {self._limit:g} s") from None
+        except WorkerFailed:
+            raise
+        except BaseException:
+            self._stop()  # its answer would be taken for the next one's
+            raise
+        finally:
+            self._end = asyncio.get_running_loop().call_later(self._idle, self._stop)
+        return sized
+
+    async def _live(self) -> Worker:
+        """Raises WorkerFailed."""
+        if self._is_closing:
+            raise WorkerFailed(Death.CRASHED, "the sizer is closed")
+        if self._worker is None or self._worker.ended.done():
+            try:
+                worker = self._worker = await Worker.spawn()
+            except OSError as error:
+                raise WorkerFailed(Death.CRASHED, f"no process can be started: {error}") from error
+            self._tasks.create_task(worker.listen(), name=f"sizer {worker.pid}")
+            self._tasks.create_task(worker.overhear(), name=f"stderr of sizer {worker.pid}")
+            log.debug("sizer started", pid=worker.pid)
+        return self._worker
+
+    def _stop(self) -> None:
+        if self._end is not None:
+            self._end.cancel()
+            self._end = None
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker = None
+
+
+def _order(variant: Variant, placement: Placement, pci: tuple[str, ...]) -> wire.Size:
+    return wire.Size(
+        path=variant.path,
+        context=variant.context,
+        slots=variant.slots,
+        gpu_layers=placement.gpu_layers,
+        devices=pci,
+        micro_batch=placement.micro_batch,
+        kv_type=variant.kv_type,
+        flash_attention=variant.flash_attention,
+        expert_layers_on_cpu=placement.experts_on_cpu,
+        tensor_split=placement.split,
+    )
+
+
+def _footprint(variant: Variant, placement: Placement, devices: dict[str, DeviceId], sized: wire.Sized) -> Footprint:
+    """Where llama.cpp told only its compute buffers, the rest is arithmetic."""
+    amounts: Counter[DeviceId] = Counter({HOST: process_bytes(variant.shape)})
+    for device, _, size in sized.parts:
+        amounts[devices.get(device, HOST)] += size
+    total = Footprint.of(amounts)
+    is_whole = any(kind == "model" for _, kind, _ in sized.parts)
+    return total if is_whole else total + weights_and_cache(variant, placement)

@@ -1,0 +1,196 @@
+"""What loads really took, kept in the state folder from one run of the daemon to the next.
+
+Read at the start by the daemon, fed by the engine with every measured load. Knows nothing of llama.cpp: its build
+is a text that sets lessons of one apart from those of another. Decides nothing: a lost file costs one estimate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any, Final, Self, TypeAlias
+
+import msgspec
+import structlog
+
+from swapd.core.model import DeviceId, Footprint, Placement, VariantId
+from swapd.units import Bytes, MiB, Seconds
+
+VERSION: Final = 1
+KIND: Final = "swapd lessons"
+MOST: Final = 2000
+"""Lessons kept; the one unused for longest goes first."""
+PAUSE: Final[Seconds] = 1.0
+"""Between two writes."""
+_LARGEST: Final = 64 * MiB
+
+Lesson: TypeAlias = tuple[VariantId, Placement, Footprint]
+Size: TypeAlias = Annotated[Bytes, msgspec.Meta(ge=0)]
+
+log = structlog.get_logger("swapd.learnt")
+
+
+class _File(msgspec.Struct):
+    kind: str
+    version: int
+    lessons: dict[str, dict[str, Size]] = {}  # by `key`, bytes by device, least recently used first
+    overheads: dict[str, dict[str, Size]] = {}  # by build
+
+
+class _Head(msgspec.Struct):
+    kind: str
+    version: int
+
+
+def key(variant_id: str, placement: Placement, build: str) -> str:
+    """One text for one load; the placement is in it without loss.
+
+    Fields at their defaults are left out, so that a Placement with more fields still finds the lessons of today.
+    """
+    return msgspec.json.encode([variant_id, build, _fields(placement)]).decode()
+
+
+class Learnt:
+    """The lessons of one file. Use as an async context manager: it reads the file, and writes what is learnt."""
+
+    def __init__(self, path: Path, *, pause: Seconds = PAUSE) -> None:
+        self._path, self._pause = path, pause
+        self._lessons: dict[str, dict[str, Bytes]] = {}
+        self._overheads: dict[str, dict[str, Bytes]] = {}
+        self._news = asyncio.Event()
+        self._writing = threading.Lock()
+        self._is_failing = False
+        self._keeping: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(self.read)
+        self._keeping = asyncio.create_task(self._keep(), name="keep what is learnt")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._keeping is not None:
+                self._keeping.cancel()
+                await asyncio.wait([self._keeping])
+        finally:
+            if self._news.is_set():
+                self._write()
+
+    def read(self) -> Mapping[str, Mapping[str, Bytes]]:
+        """By `key`, bytes by device. A file that is damaged, foreign or newer than this swapd is as good as none.
+
+        Blocks.
+        """
+        try:
+            file = _parse(self._path)
+        except (OSError, ValueError) as error:
+            log.warning("cannot use what was learnt before: it is learnt anew", path=str(self._path), reason=str(error))
+        else:
+            if file is not None:
+                self._lessons, self._overheads = file.lessons, file.overheads
+                self._forget()
+        return self._lessons
+
+    def lessons(self, variants: Collection[VariantId], build: str) -> tuple[Lesson, ...]:
+        """What is known of these variants with this build of llama.cpp."""
+        wanted = frozenset(variants)
+        return tuple(lesson for lesson in _told(self._lessons, build) if lesson[0] in wanted)
+
+    def overheads(self, build: str) -> Mapping[DeviceId, Bytes]:
+        """What a process takes on each device besides."""
+        return {DeviceId(device): size for device, size in self._overheads.get(build, {}).items()}
+
+    def learn(self, variant: VariantId, placement: Placement, build: str, footprint: Footprint) -> None:
+        """Tell it of every measured load, known or not: what is told again is kept longest."""
+        name = key(variant, placement, build)
+        self._lessons.pop(name, None)
+        self._lessons[name] = {str(device): size for device, size in footprint.parts}
+        self._forget()
+        self._news.set()
+
+    def learn_overheads(self, build: str, overheads: Mapping[DeviceId, Bytes]) -> None:
+        now = {str(device): size for device, size in overheads.items()}
+        if self._overheads.get(build, {}) != now:
+            self._overheads[build] = now
+            self._news.set()
+
+    async def _keep(self) -> None:
+        """Write at most once a `pause`; what is left at the end is written there."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            try:
+                await asyncio.to_thread(self._write)
+            except asyncio.CancelledError:
+                self._news.set()  # the thread may not even have begun
+                raise
+            await asyncio.sleep(self._pause)
+
+    def _forget(self) -> None:
+        while len(self._lessons) > MOST:
+            del self._lessons[next(iter(self._lessons))]
+
+    def _write(self) -> None:
+        """Whole or not at all. Two at a time take turns, and each writes the newest."""
+        with self._writing:
+            content = msgspec.json.encode(_File(KIND, VERSION, dict(self._lessons), dict(self._overheads)))
+            try:
+                _replace(self._path, content)
+            except OSError as error:
+                if not self._is_failing:
+                    log.warning("cannot keep what is learnt", path=str(self._path), reason=str(error))
+                self._is_failing = True
+            else:
+                self._is_failing = False
+
+
+def _fields(placement: Placement) -> dict[str, Any]:
+    values = {field.name: (getattr(placement, field.name), field.default) for field in dataclasses.fields(placement)}
+    return {name: value for name, (value, default) in values.items() if value != default}
+
+
+def _told(lessons: Mapping[str, Mapping[str, Bytes]], build: str) -> Iterator[Lesson]:
+    """Those of this build whose placements this swapd understands."""
+    known = {field.name for field in dataclasses.fields(Placement)}
+    for name, sizes in lessons.items():
+        try:
+            variant, made_by, fields = msgspec.json.decode(name, type=tuple[str, str, dict[str, Any]])
+            if made_by != build or not fields.keys() <= known:
+                continue
+            placement = msgspec.convert(fields, Placement)
+        except msgspec.MsgspecError:
+            continue
+        yield VariantId(variant), placement, Footprint.of({DeviceId(device): size for device, size in sizes.items()})
+
+
+def _parse(path: Path) -> _File | None:
+    """None: there is no file. Raises OSError, ValueError."""
+    if not path.exists():
+        return None
+    if not path.is_file() or path.stat().st_size > _LARGEST:
+        raise ValueError("it is no file of ours")
+    content = path.read_bytes()
+    head = msgspec.json.decode(content, type=_Head)
+    if head.kind != KIND:
+        raise ValueError("it is no file of ours")
+    if head.version != VERSION:
+        raise ValueError(f"it is of version {head.version}, and this swapd writes {VERSION}")
+    return msgspec.json.decode(content, type=_File)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    new = path.with_name(path.name + ".new")
+    new.unlink(missing_ok=True)  # of a write that was cut off
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
