@@ -42,10 +42,12 @@ def wholes(state: State, variant: Variant, gpu_layers: int | None) -> tuple[Plac
     Without a card, or with no layers wanted there, the CPU alone. At least one; whether it fits is not asked.
     """
     fixed = wanted_layers(variant, gpu_layers)
-    cards = usable(state)
-    if not cards or fixed == 0:
-        return (on_cpu(variant),)
     layers = variant.shape.offloadable
+    if fixed and state.has_gpu() and not usable(state):  # it is not met by the CPU because a driver is silent
+        cards = [device.id for device in state.devices if device.kind is DeviceKind.GPU]
+        return tuple(Placement((card,), fixed, layers, MICRO_BATCH) for card in cards)
+    if not usable(state) or fixed == 0:
+        return (on_cpu(variant),)
     return tuple(Placement(devices, fixed or layers, layers, MICRO_BATCH, 0, split) for devices, split in _sets(state))
 
 
@@ -54,15 +56,14 @@ def largest(
 ) -> Placement | None:
     """The placement with most on the GPU that fits the room; the CPU alone if nothing else; None: not even that.
 
-    `fixed`: the owner says how many layers; then only the CPU alone is left.
+    `fixed`: the number of layers was asked for: it is met, or nothing is.
     """
+    if fixed:
+        return None
     predict = predict or footprint.Predictor(state, variant)
-    found: list[Placement] = []
-    if not fixed:
-        for devices, split in _sets(state):
-            place = _largest_on(predict, room, devices, split)
-            if place is not None:
-                found.append(place)
+    found = [
+        place for devices, split in _sets(state) if (place := _largest_on(predict, room, devices, split)) is not None
+    ]
     if found:
         return max(found, key=lambda place: place.share)  # of equals the first: fewest cards, most room
     return next((p for p in alone(variant) if predict(p).fits(room)), None)

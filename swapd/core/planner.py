@@ -64,7 +64,9 @@ def decide(state: State, group: tuple[Waiting, ...], gpu_layers: int | None) -> 
     """What to do for requests that wait for one variant and have no resident."""
     variant = group[0].variant
     whole = placement.wholes(state, variant, gpu_layers)[0]
-    if not footprint.is_known(state, variant, whole):  # what all estimates start from
+    silent = {device.id for device in state.devices if device.is_stale}
+    if not footprint.is_known(state, variant, whole) and not silent & set(whole.devices):
+        # What all estimates start from.
         return Size(whole)
     ooms = max(w.ooms for w in group)
     verdict = _Question(state, group, gpu_layers, ooms).answer()

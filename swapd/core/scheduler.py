@@ -17,6 +17,7 @@ from swapd.core.messages import (
     Command,
     Event,
     GrantLease,
+    LoadProgressed,
     Refusal,
     RefuseRequest,
     RequestArrived,
@@ -59,6 +60,8 @@ class _Step(Facts):
         for resident in self.state.in_phases([Phase.RESERVED]):
             if resident.variant.id not in self.state.waiting:
                 self.retire(resident, Cause.UNWANTED, "nobody waits for it any more")
+        if isinstance(event, LoadProgressed):
+            return  # it moves nobody, and comes a hundred times a load
         self._replace_placements()
         if self.state.is_fresh() and not self.state.is_stopping:
             self._relieve()

@@ -26,8 +26,8 @@ from swapd.core.model import (
 from swapd.core.resident import HOLDING, STAYING, Phase, Resident
 from swapd.units import Bytes, Seconds, parse_share
 
-FRESH: Final[Seconds] = 0.25
-"""A measurement older than this is not acted upon."""
+FRESH: Final[Seconds] = 0.0
+"""A measurement older than this is not acted upon: each decision has its own."""
 
 
 @dataclass(frozen=True, slots=True)

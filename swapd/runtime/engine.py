@@ -20,6 +20,7 @@ from swapd.core.messages import (
     GrantLease,
     LoadProgressed,
     MeasureMemory,
+    MeasurementDue,
     MemoryMeasured,
     PlacementSized,
     Policy,
@@ -226,8 +227,7 @@ class Engine:
         else:
             self.records[resident] = Record(load_s=self._clock() - began)
             self.post(WorkerLoaded(self._clock(), resident))
-            if not self.state.is_measuring:
-                await self._measure()  # what it really took: shown, and promised from now on
+            self.post(MeasurementDue(self._clock()))  # what it really took: shown, and promised from now on
 
     async def _size(self, command: SizePlacement) -> None:
         variant, place = command.variant, command.placement
@@ -265,8 +265,7 @@ class Engine:
     async def _watch(self) -> None:
         """Measure at the start and then every second: other programs come and go, and people look."""
         while True:
-            if not self.state.is_measuring:
-                await self._measure()
+            self.post(MeasurementDue(self._clock()))
             await asyncio.sleep(WATCH_EVERY)
 
     async def _measure(self) -> None:

@@ -127,8 +127,9 @@ class Memory:
         shape = self.models[variant].variant.shape
         owner = self.models[variant].variant.gpu_layers
         fixed, most = layers if layers is not None else owner, shape.offloadable
-        for batch in BATCHES:
-            yield Placement((), 0, most, batch)
+        if not fixed or not self.cards:
+            for batch in BATCHES:
+                yield Placement((), 0, most, batch)
         if fixed == 0:
             return
         sets: list[tuple[tuple[DeviceId, ...], tuple[float, ...]]] = [((card,), ()) for card in self.cards]

@@ -159,7 +159,7 @@ def test_each_takes_what_the_ones_before_have_left() -> None:
 
 def test_fixed_layers_are_not_made_fewer() -> None:
     models = [variant("a", 6 * GiB), variant("b", 8 * GiB, gpu_layers=4)]
-    assert on(one_after_another(machine(10 * GiB), models)) == ["gpu:0", ""]
+    assert on(one_after_another(machine(10 * GiB), models)) == ["gpu:0", None]
 
 
 def test_no_more_than_may_be_loaded_at_a_time() -> None:
@@ -172,7 +172,7 @@ def test_the_limit_shrinks_with_what_was_taken_of_it() -> None:
     models = [variant("a", 6 * GiB), variant("b", 5 * GiB, gpu_layers=4), variant("c", 4 * GiB)]
     assert on(one_after_another(machine(20 * GiB, policy=replace(PLAIN, vram_limit="50%")), models)) == [
         "gpu:0",
-        "",
+        None,
         "gpu:0",
     ]
 

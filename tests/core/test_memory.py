@@ -87,7 +87,7 @@ def test_nothing_is_started_on_an_old_measurement() -> None:
     desk.wants(B, "1")
     desk.measured()
     desk.ends("1")
-    desk.at += 2 * FRESH
+    desk.at += 0.001 + FRESH
     assert desk.wants(variant("c", GiB), "2") == [MEASURE]
 
 

@@ -19,7 +19,7 @@ from swapd.sim.records import Broken
 from swapd.units import Bytes
 from tests.sim import storm
 
-WORLDS = 250
+WORLDS = 4000
 """Lives after which a bug has to be found; most take fewer than ten."""
 
 Patch = Callable[[pytest.MonkeyPatch], None]
