@@ -65,20 +65,20 @@ class Learnt:
         self._news = asyncio.Event()
         self._writing = threading.Lock()
         self._is_failing = False
-        self._keeping: asyncio.Task[None] | None = None
+        self._tasks = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(self.read)
-        self._keeping = asyncio.create_task(self._keep(), name="keep what is learnt")
+        await self._tasks.__aenter__()
+        self._keeping = self._tasks.create_task(self._keep(), name="keep what is learnt")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if self._keeping is not None:
-                self._keeping.cancel()
-                await asyncio.wait([self._keeping])
+            self._keeping.cancel()
+            await self._tasks.__aexit__(kind, error, trace)
         finally:
             if self._news.is_set():
                 self._write()
