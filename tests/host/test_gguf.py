@@ -195,8 +195,8 @@ def test_block_sizes_are_those_of_the_installed_llama_cpp() -> None:
 @pytest.mark.parametrize(
     ("name", "quantization", "parameters", "has_template"),
     [
-        ("SmolLM2-135M-Instruct.Q4_1.gguf", "Q4_1", 134_515_008, True),
-        ("gemma-3-270m-Q4_K_M.gguf", "Q4_K_M", 268_098_176, False),
+        ("smollm2-135m.gguf", "Q4_1", 134_515_008, True),
+        ("gemma3-270m.gguf", "Q4_K_M", 268_098_176, False),
     ],
 )
 def test_real_models_are_read(

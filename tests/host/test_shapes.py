@@ -208,11 +208,11 @@ def test_a_vocabulary_alone_is_no_model(put: Put, gguf: Gguf) -> None:
 
 
 def test_real_models_have_shapes(real_model: Callable[[str], Path]) -> None:
-    smollm = shape([read(real_model("SmolLM2-135M-Instruct.Q4_1.gguf"))])
+    smollm = shape([read(real_model("smollm2-135m.gguf"))])
     assert (smollm.layers, smollm.embedding, smollm.heads, smollm.kv_heads) == (30, 576, 9, (3,) * 30)
     assert (smollm.key_length, smollm.vocabulary, smollm.trained_context, smollm.window) == (64, 49152, 8192, None)
     assert (smollm.layer_weights, smollm.output_weights) == ((2_216_448,) * 30, 30_083_328)
     assert (smollm.host_weights[0], smollm.host_weights[31]) == (30_081_024, 96_576_768)
-    gemma = shape([read(real_model("gemma-3-270m-Q4_K_M.gguf"))])
+    gemma = shape([read(real_model("gemma3-270m.gguf"))])
     assert [layer for layer in range(18) if gemma.full_cache[layer]] == [5, 11, 17]
     assert (gemma.layers, gemma.key_length, gemma.vocabulary, gemma.window) == (18, 256, 262144, 512)

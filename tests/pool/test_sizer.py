@@ -19,7 +19,7 @@ from swapd.pool.sizer import Sizer
 from swapd.units import MiB
 from tests.softgpu.gpu import SoftGPU
 
-SMOLLM = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM = "smollm2-135m.gguf"
 FIRST, SECOND = DeviceId("gpu:a"), DeviceId("gpu:b")
 ON_HOST = Placement((), 0, 31, 512)
 

@@ -33,8 +33,8 @@ from swapd.wire import (
     encode,
 )
 
-SMOLLM = "SmolLM2-135M-Instruct.Q4_1.gguf"
-GEMMA = "gemma-3-270m-Q4_K_M.gguf"
+SMOLLM = "smollm2-135m.gguf"
+GEMMA = "gemma3-270m.gguf"
 PATIENCE = 30.0
 GREEDY = Sampling(temperature=0)
 

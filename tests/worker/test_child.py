@@ -144,13 +144,11 @@ def test_end_of_file_ends_a_worker_that_answers(spare: Child, smollm: Path) -> N
 
 
 def test_end_of_file_ends_a_worker_that_loads(spare: Child, smollm: Path) -> None:
-    """We close one direction only, and can still hear that it never got as far as Loaded."""
+    """It is noticed at the next progress of the load, or right after it."""
     spare.send(a_load(smollm))
     assert isinstance(spare.receive(), Progress)
     spare.socket.shutdown(socket.SHUT_WR)
     assert spare.wait_gone() == 0
-    with pytest.raises(ConnectionError):
-        spare.wait_for(Loaded)
 
 
 def test_a_daemon_that_is_gone_before_the_worker_starts_leaves_none() -> None:
