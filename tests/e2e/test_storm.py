@@ -48,6 +48,7 @@ class Storm:
         self.daemon, self.gpu, self.seed = daemon, gpu, seed
         self.answers: Counter[str] = Counter()
         self.trouble: list[str] = []
+        self.cloud = gpu.start_foreign("storm-cloud")
         self._over = threading.Event()
 
     def blow(self) -> None:
@@ -85,13 +86,12 @@ class Storm:
     def _others(self) -> None:
         """Another program's memory on both cards, never so much that nothing of a model would fit."""
         chance = random.Random(self.seed)
-        other = self.gpu.start_foreign("storm-cloud")
         while not self._over.wait(chance.uniform(0.2, 2.0)):
             card = chance.choice(list(self.gpu.cards))
             size = chance.choice((0, 20, 60, 120)) * MiB
             with contextlib.suppress(MemoryError):
-                other.hold(min(size, self.gpu.free(card)), card)
-        other.end()
+                self.cloud.hold(min(size, self.gpu.free(card)), card)
+        self.cloud.end()
 
 
 @pytest.mark.timeout(SECONDS + 180)
@@ -106,15 +106,15 @@ def test_a_storm_is_weathered(soft_gpu: MakeSoftGPU, start: Start, seed: int) ->
     assert storm.answers["200"] > 0
     assert storm.trouble == []
     daemon.wait_status(lambda status: not status["queue"] and all(m["slots_busy"] == 0 for m in status["models"]))
-    _check_refusals(gpu)
+    _check_refusals(gpu, storm.cloud.pid)
     assert daemon.stop() == 0
     gpu.wait_until(gpu.is_empty)
 
 
-def _check_refusals(gpu: SoftGPU) -> None:
-    """The card refuses us memory only right after another program took it: what was measured was free then."""
+def _check_refusals(gpu: SoftGPU, cloud: int) -> None:
+    """The card refuses us memory only right after the other program took it: what was measured was free then."""
     events = gpu.events()
     for refusal in gpu.refusals():
         window = [e for e in events if e.card == refusal.card and refusal.at - 3.0 <= e.at <= refusal.at]
-        grabbed = [e for e in window if e.what is What.TOOK and e.pid != refusal.pid]
+        grabbed = [e for e in window if e.what is What.TOOK and e.pid == cloud]
         assert grabbed, f"{refusal} though nobody else had taken anything: {window}"
