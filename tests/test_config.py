@@ -16,7 +16,7 @@ from swapd import __version__
 from swapd.config import Settings, load
 from swapd.config.sources import NOT_SETTINGS
 from swapd.config.tables import LATER_KEYS, LATER_VALUES, Options, kinds
-from swapd.core.messages import Overflow, Policy
+from swapd.core.messages import Overflow, Policy, Ranking
 from swapd.errors import InvalidConfig
 from swapd.generation import Sampling
 from swapd.host.listen import TcpAddress, UnixAddress
@@ -180,6 +180,8 @@ def test_everything_can_be_said(loaded: Load, tmp_path: Path) -> None:
         vram_limit="85%",
         host_reserve=GiB,
         overflow=Overflow.EVICT,
+        ranking=Ranking.LRU,
+        prefetch=False,
     )
     assert settings.catalog_dirs == (Path("/home/ann/gguf"), tmp_path / "beside", Path("/m/x"), Path("/models"))
     assert (settings.state_dir, settings.cache_dir) == (tmp_path / "state", Path("/var/cache/swapd"))

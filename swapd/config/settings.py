@@ -15,7 +15,7 @@ from swapd.config.problems import describe, problem
 from swapd.config.sources import Sources
 from swapd.config.tables import Model, Options, Root, kinds
 from swapd.config.values import Context, with_base_folders
-from swapd.core.messages import Overflow, Policy
+from swapd.core.messages import Overflow, Policy, Ranking
 from swapd.errors import InvalidConfig
 from swapd.generation import Sampling
 from swapd.host.listen import TcpAddress, UnixAddress
@@ -98,6 +98,8 @@ def _settings(root: Root, source: Path | None) -> Settings:
             vram_limit=memory.vram_limit,
             host_reserve=memory.host_reserve,
             overflow=Overflow(scheduler.overflow),
+            ranking=Ranking(scheduler.policy),
+            prefetch=scheduler.prefetch,
         ),
         listen=tuple(server.listen),
         api_keys=(*server.api_keys, *(server.api_key_file or ())),

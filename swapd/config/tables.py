@@ -48,8 +48,6 @@ LATER_KEYS: Final = frozenset(
 
 LATER_VALUES: Final[Mapping[tuple[str | int, ...], tuple[object, ...]]] = {
     ("server", "allow_pull"): (True,),
-    ("scheduler", "policy"): ("cost",),
-    ("scheduler", "prefetch"): (True,),
     ("catalog", "sources"): ("huggingface", "ollama", "lmstudio", "llama.cpp"),
 }
 """Values that a later release will have, of keys (or in lists) that are there today."""
@@ -88,12 +86,12 @@ class Engine(Table):
 
 class Scheduler(Table):
     keep_alive: Duration = _as_written("5m")
-    policy: Literal["lru"] = "lru"
+    policy: Literal["cost", "lru"] = "cost"
     overflow: Literal["evict", "offload", "auto"] = "auto"
     max_loaded: Count = 0
     max_wait: Duration = _as_written("30s")
     min_residency: FiniteDuration = _as_written("2s")
-    prefetch: Literal[False] = False
+    prefetch: bool = True
     load_timeout: SomeDuration = _as_written("5m")
 
 

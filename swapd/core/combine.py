@@ -12,6 +12,7 @@ from itertools import combinations
 from typing import Final
 
 from swapd.core import eviction, footprint, placement, planner
+from swapd.core.group import Group, Waiting
 from swapd.core.model import (
     Device,
     DeviceId,
@@ -24,7 +25,7 @@ from swapd.core.model import (
     VariantId,
 )
 from swapd.core.resident import Phase, Resident
-from swapd.core.state import State, Waiting
+from swapd.core.state import State
 from swapd.units import FOREVER, Bytes, format_bytes
 
 EXACT_MODELS: Final = 6
@@ -133,16 +134,15 @@ def leaving(state: State, variants: Sequence[Variant]) -> tuple[tuple[Resident, 
     for variant in variants:
         if state.staying(variant.id) is not None:
             continue
-        group = (Waiting(RequestId("plan"), variant, -FOREVER, None, None, 0, slotless=True, gpu_layers=None),)
+        group = Group.of(Waiting(RequestId("plan"), variant, -FOREVER, None, None, 0, slotless=True, gpu_layers=None))
         verdict = planner.decide(state, group, None)
         if not isinstance(verdict, planner.Go):
             continue
-        needs = ", ".join(f"{format_bytes(size)} on {device}" for device, size in verdict.need.parts)
-        gone += [(resident, f"for {variant.name}, which needs {needs}") for resident in verdict.leaving]
-        new = Resident(
-            state.next_resident, variant, verdict.placement, Phase.RESERVED, verdict.need, 0.0, state.now, state.now
-        )
-        left = {resident.id: replace(resident, phase=Phase.UNLOADING) for resident in verdict.leaving}
+        needs = ", ".join(f"{format_bytes(size)} on {device}" for device, size in verdict.plan.need.parts)
+        gone += [(resident, f"for {variant.name}, which needs {needs}") for resident in verdict.plan.leaving]
+        place, need, now = verdict.plan.placement, verdict.plan.need, state.now
+        new = Resident(state.next_resident, variant, place, Phase.RESERVED, need, 0.0, now, now)
+        left = {resident.id: replace(resident, phase=Phase.UNLOADING) for resident in verdict.plan.leaving}
         residents = {**state.residents, **left, new.id: new}
         state = replace(state, residents=residents, next_resident=ResidentId(new.id + 1))
     return tuple(gone)

@@ -6,12 +6,18 @@ Pure questions over the state; `scheduler` retires whom they name.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Final
 
+from swapd.core import costs
+from swapd.core.messages import Ranking
 from swapd.core.model import DeviceId, Footprint, VariantId
 from swapd.core.resident import STAYING, Phase, Resident
 from swapd.core.state import State
 from swapd.units import Bytes, Seconds
+
+CLEARLY: Final = 0.7
+"""The order of last use is left only for victims that cost less than so much of it: measured seconds are noisy."""
 
 
 def expired(state: State) -> tuple[Resident, ...]:
@@ -29,14 +35,21 @@ def stalled(state: State) -> tuple[Resident, ...]:
     return tuple(r for r in state.in_phases([Phase.LOADING]) if state.now >= r.progress_at + limit)
 
 
-def is_evictable(state: State, resident: Resident, *, busy: bool) -> bool:
-    """Ready and not pinned; idle, or with `busy` also at work once it has served `min_residency`."""
-    if resident.phase is not Phase.READY or state.is_pinned(resident):
+def is_evictable(state: State, resident: Resident, *, busy: bool, is_hurried: bool = True) -> bool:
+    """Ready and not pinned; idle, or with `busy` also at work, once it has served `min_residency` and its own.
+
+    Not `is_hurried`: at some time it will have, also if it is only coming.
+    """
+    if state.is_pinned(resident):
+        return False
+    if not is_hurried:
+        return resident.phase in STAYING
+    if resident.phase is not Phase.READY:
         return False
     if state.is_idle(resident):
         return True
     loaded_at = state.now if resident.loaded_at is None else resident.loaded_at
-    return busy and state.now >= loaded_at + state.policy.min_residency
+    return busy and state.now >= loaded_at + state.policy.min_residency and state.has_served_its_own(resident)
 
 
 def victims(
@@ -47,16 +60,34 @@ def victims(
     *,
     places: int = 0,
     busy: bool = False,
+    is_hurried: bool = True,
 ) -> tuple[Resident, ...] | None:
-    """The least recently used residents whose leaving makes room for `need` and frees `places` more; None: not enough.
+    """Residents whose leaving makes room for `need` and frees `places` more; None: not enough.
 
-    Whoever turns out not to be needed stays, the most recently used first. With `busy`, residents at
-    work come after all idle ones.
+    The least recently used, or those whose loss costs clearly less. With `busy`, residents at work come after
+    all idle ones.
     """
-    order = sorted(
-        (r for r in state.residents.values() if r.variant.id != newcomer and is_evictable(state, r, busy=busy)),
-        key=lambda r: (not state.is_idle(r), r.used_at, r.id),
-    )
+    able = [
+        r
+        for r in state.residents.values()
+        if r.variant.id != newcomer and is_evictable(state, r, busy=busy, is_hurried=is_hurried)
+    ]
+    by_use = sorted(able, key=lambda r: (not state.is_idle(r), r.used_at, r.id))
+    oldest = _sufficient(need, room, by_use, places)
+    if oldest is None or state.policy.ranking is Ranking.LRU:
+        return oldest
+    regrets = {r.id: costs.regret(state, r) for r in able}
+    by_regret = sorted(able, key=lambda r: (not state.is_idle(r), regrets[r.id], r.used_at, r.id))
+    cheapest = _sufficient(need, room, by_regret, places) or oldest
+    at_work = [sum(not state.is_idle(r) for r in chosen) for chosen in (cheapest, oldest)]
+    losses = [sum(regrets[r.id] for r in chosen) for chosen in (cheapest, oldest)]
+    return cheapest if at_work[0] <= at_work[1] and losses[0] < CLEARLY * losses[1] else oldest
+
+
+def _sufficient(
+    need: Footprint, room: Mapping[DeviceId, Bytes], order: Iterable[Resident], places: int
+) -> tuple[Resident, ...] | None:
+    """The first in that order that make room; whoever turns out not to be needed stays, the last first."""
     chosen: list[Resident] = []
     for resident in order:
         if _is_enough(need, room, chosen, places):
@@ -102,6 +133,6 @@ def next_deadline(state: State) -> Seconds | None:
             times.append(resident.progress_at + policy.load_timeout)
         if resident.phase is Phase.READY and resident.loaded_at is not None and state.waiting:
             times.append(resident.loaded_at + policy.min_residency)
-    times += [group[0].since + policy.max_wait for group in state.waiting.values() if not state.is_overdue(group)]
+    times += [group.since + policy.max_wait for group in state.waiting.values() if not state.is_overdue(group)]
     due = [time for time in times if time > state.now and not math.isinf(time)]
     return min(due, default=None)

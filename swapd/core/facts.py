@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Final, assert_never
 
 from swapd.core import planner
+from swapd.core.group import Waiting
 from swapd.core.messages import (
     Event,
     LessonsRead,
@@ -31,9 +32,10 @@ from swapd.core.messages import (
     WorkerLoaded,
     YieldRequested,
 )
-from swapd.core.model import Footprint, RequestId, ResidentId, VariantId
+from swapd.core.model import Footprint, ResidentId, VariantId
+from swapd.core.past import kept_tokens
 from swapd.core.resident import STAYING, Cause, Phase, Resident, Trigger
-from swapd.core.state import Waiting, Yield
+from swapd.core.state import Yield
 from swapd.core.turn import Turn
 from swapd.errors import Death
 
@@ -53,7 +55,7 @@ class Facts(Turn):
             case RequestArrived():
                 self._arrive(event)
             case RequestEnded():
-                self._end(event.request)
+                self._end(event)
             case UnloadRequested():
                 self._unload(event)
             case PinsChanged():
@@ -115,8 +117,16 @@ class Facts(Turn):
             event.gpu_layers,
         )
         self.queue(waiting)
+        self._remember_asked(event.variant.id)
 
-    def _end(self, request: RequestId) -> None:
+    def _remember_asked(self, variant: VariantId) -> None:
+        last, self.state = self.state.last_asked, replace(self.state, last_asked=variant)
+        if last is not None and last != variant:
+            self.remember(last, self.past(last).followed_by(variant))
+        self.remember(variant, self.past(variant).asked(self.state.now))
+
+    def _end(self, event: RequestEnded) -> None:
+        request = event.request
         waiting = self.state.find_waiting(request)
         if waiting is not None:
             self.unqueue(waiting)
@@ -125,8 +135,12 @@ class Facts(Turn):
         if holder is None:
             return
         self.drop_leases([request])
-        resident = self.state.residents[holder]
-        self.put(replace(resident, used_at=self.state.now))
+        resident = replace(self.state.residents[holder], used_at=self.state.now)
+        if event.usage is not None:
+            resident = replace(resident, kept=kept_tokens(event.usage))
+            answered = self.past(resident.variant.id).answered(event.usage, resident.placement.gpu_layers)
+            self.remember(resident.variant.id, answered)
+        self.put(resident)
 
     def _unload(self, event: UnloadRequested) -> None:
         reason = "unloaded by force" if event.force else "unloaded on request"
@@ -152,6 +166,7 @@ class Facts(Turn):
         self.state = replace(
             self.state,
             devices=event.devices,
+            warmth={**self.state.warmth, **dict(event.warm)} if event.warm else self.state.warmth,
             measured_at=None if is_outdated else self.state.now,
             is_measuring=False,
             is_outdated=False,
@@ -213,6 +228,9 @@ class Facts(Turn):
         now = self.state.now
         ready = replace(resident.after(Trigger.LOADED), progress=1.0, progress_at=now, loaded_at=now, used_at=now)
         self.put(ready)
+        if resident.started_at is not None and resident.placement.share >= 1:
+            took = now - resident.started_at
+            self.remember(resident.variant.id, self.past(resident.variant.id).loaded(took, resident.warmth))
         self.memory_moved()
 
     def _died(self, event: WorkerDied) -> None:
@@ -233,9 +251,12 @@ class Facts(Turn):
 
     def load_failed(self, variant: VariantId, death: Death, reason: str) -> None:
         short = death is Death.OUT_OF_MEMORY
-        group = [replace(w, tries=w.tries + 1, ooms=w.ooms + short) for w in self.state.waiting.get(variant, ())]
+        group = self.state.waiting.get(variant)
+        if group is None:
+            return
+        group = group.after_failure(short_of_memory=short)
+        self.state = replace(self.state, waiting={**self.state.waiting, variant: group})
         for waiting in group:
-            self.requeue(waiting)
             if death is Death.UNUSABLE:
                 self.refuse(waiting, Refusal.UNUSABLE, reason)
             elif waiting.tries >= MAX_TRIES:

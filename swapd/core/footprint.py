@@ -182,7 +182,7 @@ class Predictor:
 
     def __init__(self, state: State, variant: Variant) -> None:
         self.state, self.variant = state, variant
-        self._sized = [place for known, place in state.sizes if known == variant.id]
+        self._sized: list[Placement] | None = None
         self._off: dict[Placement, Mapping[DeviceId, Bytes]] = {}
 
     def __call__(self, placement: Placement) -> Footprint:
@@ -205,6 +205,8 @@ class Predictor:
         """Arithmetic, shifted by how far it was off where llama.cpp has sized the same model on the same cards."""
         ours = arithmetic(self.variant, placement)
         count, split = len(placement.devices), placement.split
+        if self._sized is None:
+            self._sized = [place for known, place in self.state.sizes if known == self.variant.id]
         sized = [place for place in self._sized if len(place.devices) == count and place.split == split]
         if not sized:
             return ours

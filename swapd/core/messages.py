@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
+from swapd.core.decision import Decision
 from swapd.core.model import Device, DeviceId, Footprint, Placement, RequestId, ResidentId, Variant, VariantId
 from swapd.errors import Death
-from swapd.units import Bytes, MiB, Seconds
+from swapd.units import Bytes, MiB, Seconds, Tokens
 
 # --- settings of the decisions
 
@@ -26,6 +27,15 @@ class Overflow(StrEnum):
     """Evict nobody while it can run at all: as many layers on the GPU as fit beside."""
     AUTO = "auto"
     """Evict the idle; in part beside those at work, if that is most of it."""
+
+
+class Ranking(StrEnum):
+    """By what plans, victims and turns are compared."""
+
+    LRU = "lru"
+    """Turns by age, victims by last use; nothing is priced."""
+    COST = "cost"
+    """By seconds of waiting, summed over all whom a plan delays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,9 @@ class Policy:
     vram_limit: str = "100%"
     host_reserve: Bytes = 2048 * MiB
     overflow: Overflow = Overflow.AUTO
+    ranking: Ranking = Ranking.COST
+    """`policy` in the configuration."""
+    prefetch: bool = True
 
 
 # --- facts
@@ -67,11 +80,24 @@ class RequestArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """What an answer took: tokens evaluated, taken over from before, and made; and the time of it."""
+
+    prompt: Tokens
+    cached: Tokens
+    output: Tokens
+    prefill_s: Seconds
+    decode_s: Seconds
+
+
+@dataclass(frozen=True, slots=True)
 class RequestEnded:
     """The lease was left, or the caller stopped waiting. Comes once for every request, however it went."""
 
     at: Seconds
     request: RequestId
+    usage: Usage | None = None
+    """None: it never answered, or not to the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +128,8 @@ class MemoryMeasured:
 
     at: Seconds
     devices: tuple[Device, ...]
+    warm: tuple[tuple[VariantId, float], ...] = ()
+    """Of models that are waited for or loaded: the share of the file in page cache. Others: not looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,4 +301,28 @@ class SizePlacement:
     placement: Placement
 
 
-Command: TypeAlias = StartWorker | StopWorker | GrantLease | RefuseRequest | RevokeLease | MeasureMemory | SizePlacement
+@dataclass(frozen=True, slots=True)
+class WarmFile:
+    """Read the model's file into page cache, in the background and as far as there is memory to spare for it."""
+
+    variant: Variant
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Nothing to do: why the orders beside it were given, for people."""
+
+    decision: Decision
+
+
+Command: TypeAlias = (
+    StartWorker
+    | StopWorker
+    | GrantLease
+    | RefuseRequest
+    | RevokeLease
+    | MeasureMemory
+    | SizePlacement
+    | WarmFile
+    | Note
+)

@@ -1,7 +1,7 @@
-"""What to do for a group of waiting requests: a plan over placements and victims. Pure; `scheduler` performs it.
+"""What to do for a group of waiting requests: plans over placements and victims, priced. Pure; `scheduler` performs it.
 
-Candidate plans, in the order of liking: load beside the others, make room by eviction, load in part,
-wait for those at work; `Policy.overflow` restricts the choice.
+Candidate plans: load beside the others, make room by eviction, load in part, wait for those at work;
+`Policy.overflow` restricts the choice, `Policy.ranking` says how they are compared.
 """
 
 from __future__ import annotations
@@ -10,26 +10,42 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from swapd.core import eviction, footprint, placement
-from swapd.core.messages import Overflow
+from swapd.core import costs, eviction, footprint, placement
+from swapd.core.decision import Choice, Cost
+from swapd.core.group import Group
+from swapd.core.messages import Overflow, Ranking
 from swapd.core.model import DeviceId, Footprint, Placement
 from swapd.core.resident import STAYING, Resident
-from swapd.core.state import State, Waiting
+from swapd.core.state import State
 from swapd.units import Bytes, Seconds
 
 MOST: Final = 0.7
-"""So much of what could be on the GPU is worth loading beside others at work rather than waiting for them."""
+"""LRU: so much of what could be on the GPU is worth loading beside others at work rather than waiting for them."""
 OOM_MARGIN: Final = 1.1
 """After an out-of-memory its requests ask for so many times what was predicted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Go:
-    """Reserve this, and retire these for it."""
+class Plan:
+    """One way to serve the group. `leaving` of a WAIT are those waited for."""
 
+    choice: Choice
     placement: Placement
     need: Footprint
-    leaving: tuple[Resident, ...]
+    leaving: tuple[Resident, ...] = ()
+    costs: tuple[Cost, ...] = ()
+
+    @property
+    def price(self) -> Seconds:
+        return sum(cost.seconds for cost in self.costs)
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """Reserve the plan's placement, and retire who leaves for it. `others` were considered."""
+
+    plan: Plan
+    others: tuple[Plan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +57,10 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Those at work must finish first."""
+    """Those at work must finish first. `plan` None: nobody can say whom that means."""
+
+    plan: Plan | None = None
+    others: tuple[Plan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,41 +79,33 @@ class NoPlace:
 Verdict: TypeAlias = Go | Size | Wait | Never | NoPlace
 
 
-def decide(state: State, group: tuple[Waiting, ...], gpu_layers: int | None) -> Verdict:
+def decide(state: State, group: Group, gpu_layers: int | None) -> Verdict:
     """What to do for requests that wait for one variant and have no resident."""
-    variant = group[0].variant
+    variant = group.variant
     whole = placement.wholes(state, variant, gpu_layers)[0]
     silent = {device.id for device in state.devices if device.is_stale}
     if not footprint.is_known(state, variant, whole) and not silent & set(whole.devices):
         # What all estimates start from.
         return Size(whole)
-    ooms = max(w.ooms for w in group)
-    verdict = _Question(state, group, gpu_layers, ooms).answer()
-    if ooms and isinstance(verdict, Never):  # nothing smaller either: as much as there can be, once more
-        verdict = _Question(state, group, gpu_layers, ooms, is_last_try=True).answer()
-    if isinstance(verdict, Go) and not footprint.is_known(state, variant, verdict.placement):
-        return Size(verdict.placement)
+    verdict = _Question(state, group, gpu_layers).answer()
+    if group.ooms and isinstance(verdict, Never):  # nothing smaller either: as much as there can be, once more
+        verdict = _Question(state, group, gpu_layers, is_last_try=True).answer()
+    if isinstance(verdict, Go) and not footprint.is_known(state, variant, verdict.plan.placement):
+        return Size(verdict.plan.placement)
     return verdict
 
 
 class _Question:
     """One decision: the state, who asks, and what follows from both."""
 
-    def __init__(
-        self,
-        state: State,
-        group: tuple[Waiting, ...],
-        gpu_layers: int | None,
-        ooms: int,
-        *,
-        is_last_try: bool = False,
-    ) -> None:
-        self.state, self.variant = state, group[0].variant
+    def __init__(self, state: State, group: Group, gpu_layers: int | None, *, is_last_try: bool = False) -> None:
+        self.state, self.group, self.variant = state, group, group.variant
         self.fixed = placement.wanted_layers(self.variant, gpu_layers) is not None
-        self.ooms, self.is_last_try = ooms, is_last_try
+        self.ooms, self.is_last_try = group.ooms, is_last_try
         self.predict = footprint.Predictor(state, self.variant)
-        self.may_evict = any(w.may_evict for w in group)
+        self.may_evict = group.clients > 0
         self.is_overdue = state.is_overdue(group)
+        self.is_priced = state.policy.ranking is Ranking.COST
         cap = state.cap(self.variant)
         self.room = _least(state.room(), cap)
         self.ceiling = _least(eviction.ceiling(state, self.variant.id), cap)
@@ -106,6 +117,8 @@ class _Question:
     def need(self, place: Placement) -> Footprint:
         """Predicted; more after an out-of-memory. That guess dies with the request."""
         predicted = self.predict(place)
+        if not self.ooms:
+            return predicted
         more = {d: int(size * OOM_MARGIN**self.ooms) for d, size in predicted.parts}
         if self.is_last_try:
             more = {d: min(size, self.ceiling.get(d, 0)) for d, size in more.items()}
@@ -113,7 +126,7 @@ class _Question:
 
     def cautious(self, room: Mapping[DeviceId, Bytes]) -> Mapping[DeviceId, Bytes]:
         """The room as one who was out of memory before counts it."""
-        if self.is_last_try:
+        if self.is_last_try or not self.ooms:
             return room
         return {device: int(size / OOM_MARGIN**self.ooms) for device, size in room.items()}
 
@@ -122,31 +135,42 @@ class _Question:
         if limit and self.pinned >= limit:
             return NoPlace()
         possible = [(place, need) for place, need in self.wholes if need.fits(self.ceiling)]
+        beside = self._beside(possible)
+        if beside is not None:
+            return Go(beside)
         if not self.may_evict:
-            return self._beside(possible) or self._in_part(self.room) or self._never()
+            part = self._in_part(self.room)
+            return self._never() if part is None else Go(part)
         overflow = self.state.policy.overflow
         if overflow is Overflow.OFFLOAD:
-            part = self._beside(possible) or self._in_part(self.room)
-            return part or self._evict(possible or self._last_resort())
-        options = possible or self._last_resort()
-        verdict = self._evict(options)
-        if overflow is Overflow.AUTO and _disturbs(self.state, verdict):
             part = self._in_part(self.room)
-            if part is not None and part.placement.share >= MOST * options[0][0].share:
-                return part
-        return verdict
+            if part is not None:
+                return Go(part)
+        options = possible or self._last_resort()
+        if not options:
+            return self._never()
+        plans = self._evicting(options)
+        if overflow is not Overflow.AUTO:
+            return _choose(plans)
+        if not self.is_priced and not _disturbs(self.state, plans):
+            return _choose(plans)
+        part = self._in_part(self.room)
+        if part is None or self.is_priced:
+            return _choose(plans if part is None else [*plans, part])
+        return Go(part) if part.placement.share >= MOST * options[0][0].share else _choose(plans)
 
-    def _beside(self, options: Iterable[tuple[Placement, Footprint]]) -> Go | None:
+    def _beside(self, options: Iterable[tuple[Placement, Footprint]]) -> Plan | None:
         if self.places:
             return None
-        return next((Go(place, need, ()) for place, need in options if need.fits(self.room)), None)
+        fitting = next(((place, need) for place, need in options if need.fits(self.room)), None)
+        return None if fitting is None else self._plan(Choice.LOAD, *fitting)
 
-    def _in_part(self, room: Mapping[DeviceId, Bytes]) -> Go | None:
+    def _in_part(self, room: Mapping[DeviceId, Bytes]) -> Plan | None:
         """As much of it on the GPU as the room holds, down to the CPU alone."""
         if self.places:
             return None
         place = placement.largest(self.state, self.variant, self.cautious(room), fixed=self.fixed, predict=self.predict)
-        return None if place is None else Go(place, self.need(place), ())
+        return None if place is None else self._plan(Choice.OFFLOAD, place, self.need(place))
 
     def _last_resort(self) -> list[tuple[Placement, Footprint]]:
         """The most of it that fits with everything evictable gone."""
@@ -155,18 +179,57 @@ class _Question:
         )
         return [] if place is None else [(place, self.need(place))]
 
-    def _evict(self, possible: list[tuple[Placement, Footprint]]) -> Go | Wait | Never:
-        """The plan that costs least; those at work leave only for a group that is overdue."""
-        if not possible:
-            return self._never()
-        plans: list[Go] = []
-        for place, need in possible:
-            leaving = eviction.victims(
-                self.state, need, self.variant.id, self.room, places=self.places, busy=self.is_overdue
-            )
-            if leaving is not None:
-                plans.append(Go(place, need, leaving))
-        return min(plans, key=lambda plan: _loss(self.state, plan.leaving)) if plans else Wait()
+    def _evicting(self, options: list[tuple[Placement, Footprint]]) -> list[Plan]:
+        """One plan that can begin now, the cheapest, and one to wait for those at work; either may be missing.
+
+        Those at work leave now only for a group that is overdue.
+        """
+        now = [p for place, need in options if (p := self._evict(place, need, busy=self.is_overdue)) is not None]
+        plans = [min(now, key=self._rank)] if now else []
+        if not now:
+            later = [p for place, need in options if (p := self._await(place, need)) is not None]
+            plans = [min(later, key=self._rank)] if later else []
+        return plans
+
+    def _rank(self, plan: Plan) -> tuple[float, int, Seconds, int]:
+        return plan.price, *_loss(self.state, plan.leaving)
+
+    def _evict(self, place: Placement, need: Footprint, *, busy: bool) -> Plan | None:
+        leaving = eviction.victims(self.state, need, self.variant.id, self.room, places=self.places, busy=busy)
+        if leaving is None:
+            return None
+        return self._plan(Choice.EVICT if leaving else Choice.LOAD, place, need, leaving)
+
+    def _await(self, place: Placement, need: Footprint) -> Plan | None:
+        """Waiting until those in the way are idle, and then evicting them."""
+        leaving = eviction.victims(
+            self.state, need, self.variant.id, self.room, places=self.places, busy=True, is_hurried=False
+        )
+        return None if not leaving else self._plan(Choice.WAIT, place, need, leaving)
+
+    def _plan(self, choice: Choice, place: Placement, need: Footprint, leaving: tuple[Resident, ...] = ()) -> Plan:
+        priced = self._costs(choice, place, leaving) if self.is_priced else ()
+        return Plan(choice, place, need, leaving, priced)
+
+    def _costs(self, choice: Choice, place: Placement, leaving: tuple[Resident, ...]) -> tuple[Cost, ...]:
+        state, count = self.state, max(1, self.group.clients)
+        parts = [Cost("load", count * costs.load(state, self.variant, place.share))]
+        if leaving:
+            parts.append(Cost("unload", count * costs.UNLOAD))
+        at_work = [r for r in leaving if not state.is_idle(r)]
+        if at_work:
+            wait = max(costs.idle_in(state, r) for r in at_work)
+            if choice is Choice.WAIT:
+                wait = min(wait, max(0.0, self.group.since + state.policy.max_wait - state.now))
+            else:
+                wait = max(costs.answer(state, r.variant) for r in at_work)
+            parts.append(Cost("those at work", count * wait))
+        parts += [Cost(f"lose {resident.variant.name}", costs.regret(state, resident)) for resident in leaving]
+        slower = costs.slowdown(state, self.variant, place)
+        if slower > 1:
+            calls = count + min(FUTURE, costs.rate(state, self.variant) * costs.HORIZON)
+            parts.append(Cost("slower answers", calls * (slower - 1) * costs.answer(state, self.variant)))
+        return tuple(parts)
 
     def _never(self) -> Never:
         needs = [need for _, need in self.wholes]
@@ -175,9 +238,22 @@ class _Question:
         return Never(min(needs, key=lambda need: need.shortage(self.ceiling)[1]), self.ceiling)
 
 
-def _disturbs(state: State, verdict: Go | Wait | Never) -> bool:
+FUTURE: Final = 20.0
+"""At most so many later answers are counted for a placement that makes them slower."""
+
+
+def _choose(plans: list[Plan]) -> Go | Wait:
+    """The cheapest; of equals, and where nothing is priced, the first."""
+    if not plans:
+        return Wait()
+    best = min(plans, key=lambda plan: plan.price)
+    others = tuple(plan for plan in plans if plan is not best)
+    return Wait(best, others) if best.choice is Choice.WAIT else Go(best, others)
+
+
+def _disturbs(state: State, plans: list[Plan]) -> bool:
     """Whether those at work would have to leave, or be waited for."""
-    return isinstance(verdict, Wait) or (isinstance(verdict, Go) and _loss(state, verdict.leaving)[0] > 0)
+    return not plans or plans[0].choice is Choice.WAIT or _loss(state, plans[0].leaving)[0] > 0
 
 
 def _loss(state: State, leaving: tuple[Resident, ...]) -> tuple[int, Seconds, int]:
@@ -190,4 +266,4 @@ def _least(one: Mapping[DeviceId, Bytes], other: Mapping[DeviceId, Bytes]) -> di
     return {device: min(size, other.get(device, size)) for device, size in one.items()}
 
 
-__all__ = ["Go", "Never", "NoPlace", "Size", "Verdict", "Wait", "decide"]
+__all__ = ["Go", "Never", "NoPlace", "Plan", "Size", "Verdict", "Wait", "decide"]

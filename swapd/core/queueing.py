@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from swapd.core.group import Group, Waiting
 from swapd.core.model import RequestId, VariantId
 from swapd.core.resident import Phase
-from swapd.core.state import State, Waiting
+from swapd.core.state import State
 
 
 def turns(state: State) -> tuple[VariantId, ...]:
@@ -15,16 +17,19 @@ def turns(state: State) -> tuple[VariantId, ...]:
     def key(variant: VariantId) -> tuple[bool, int, float, VariantId]:
         group = state.waiting[variant]
         overdue = state.is_overdue(group)
-        return (not overdue, 0 if overdue else -max(w.priority for w in group), group[0].since, variant)
+        return (not overdue, 0 if overdue else -group.priority, group.since, variant)
 
     return tuple(sorted(state.waiting, key=key))
 
 
-def next_in(state: State, group: tuple[Waiting, ...]) -> Waiting:
+def next_in(state: State, group: Group) -> Waiting:
     """Who of the group gets the next slot: the oldest once overdue, else the highest priority, then the oldest."""
-    if state.is_overdue(group):
-        return group[0]
-    return max(group, key=lambda w: w.priority)  # the first of equals is the oldest
+    return group.oldest if len(group.priorities) == 1 else first_of(group, is_overdue=state.is_overdue(group))
+
+
+def first_of(group: Iterable[Waiting], *, is_overdue: bool) -> Waiting:
+    """The same of some of them, in order of arrival."""
+    return next(iter(group)) if is_overdue else max(group, key=lambda w: w.priority)  # of equals the oldest
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,5 +61,5 @@ def place(state: State, request: RequestId) -> Place | None:
             what = f"{', '.join(sorted(leaving))} to leave" if leaving else "the load before it"
             return Place(0, f"waiting for {what}, then loading {name}", 0.0)
         case _:
-            ahead = state.waiting[waiting.variant.id].index(waiting)
+            ahead = state.waiting[waiting.variant.id].position(request)
             return Place(ahead, f"waiting for a free slot of {name}", None)

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from swapd.core.model import HOST, DeviceId, Footprint, Placement, ResidentId, Variant
-from swapd.units import Bytes, Seconds
+from swapd.units import Bytes, Seconds, Tokens
 
 
 class Phase(StrEnum):
@@ -102,6 +102,12 @@ class Resident:
     progress: float = 0.0
     progress_at: Seconds = 0.0
     retired: Retirement | None = None
+    started_at: Seconds | None = None
+    """When its worker was started."""
+    warmth: float | None = None
+    """The share of its file in page cache then."""
+    kept: Tokens = 0
+    """Of its last conversation: what would have to be computed again."""
     wanted_layers: int | None = None
     """On the GPU, as the request or the owner said; the CPU alone is what they get where that does not fit."""
 

@@ -13,6 +13,7 @@ from typing import Final, assert_never
 
 from swapd.core import eviction, footprint, placement, planner, queueing, relief
 from swapd.core.facts import MAX_TRIES, Facts, ImpossibleFact
+from swapd.core.group import Group, Waiting
 from swapd.core.messages import (
     Command,
     Event,
@@ -25,7 +26,7 @@ from swapd.core.messages import (
 )
 from swapd.core.model import DeviceId, Footprint, RequestId, VariantId
 from swapd.core.resident import Cause, Phase, Resident, Trigger
-from swapd.core.state import State, Waiting, work_device
+from swapd.core.state import State, work_device
 from swapd.errors import Death
 from swapd.units import Bytes, format_bytes
 
@@ -87,12 +88,10 @@ class _Step(Facts):
     def _grant(self) -> None:
         for resident in self.state.in_phases([Phase.READY]):
             while group := self.state.waiting.get(resident.variant.id):
-                fitting = tuple(w for w in group if self._will_do(resident, w))
-                slotless = [w for w in fitting if w.slotless]
                 is_full = len(self.state.leases_of(resident.id)) >= resident.variant.slots
-                if not fitting or (is_full and not slotless):
+                waiting = self._next_served(resident, group, is_full=is_full)
+                if waiting is None:
                     break
-                waiting = slotless[0] if slotless else queueing.next_in(self.state, fitting)
                 self.unqueue(waiting)
                 if not waiting.slotless:
                     leases = {**self.state.leases, waiting.request: resident.id}
@@ -103,6 +102,15 @@ class _Step(Facts):
                 self.put(resident)
                 self.say(GrantLease(waiting.request, resident.id))
 
+    def _next_served(self, resident: Resident, group: Group, *, is_full: bool) -> Waiting | None:
+        if not group.particular:
+            return None if is_full else queueing.next_in(self.state, group)
+        fitting = [w for w in group if self._will_do(resident, w)]
+        slotless = next((w for w in fitting if w.slotless), None)
+        if slotless is not None or is_full or not fitting:
+            return slotless
+        return queueing.first_of(fitting, is_overdue=self.state.is_overdue(group))
+
     def _will_do(self, resident: Resident, waiting: Waiting) -> bool:
         """A load that names its layers is served only by a resident so placed, or placed as could be for that wish."""
         if waiting.gpu_layers is None or not placement.usable(self.state):
@@ -112,7 +120,7 @@ class _Step(Facts):
 
     def _replace_placements(self) -> None:
         for group in tuple(self.state.waiting.values()):
-            resident = self.state.staying(group[0].variant.id)
+            resident = self.state.staying(group.variant.id) if group.particular else None
             if resident is None or resident.phase is not Phase.READY:
                 continue
             if any(not self._will_do(resident, w) for w in group):
@@ -174,16 +182,16 @@ class _Step(Facts):
         False: it is overdue and still has to wait, so nobody behind it may take room before it.
         """
         group = self.state.waiting[variant_id]
-        wish = next((w.gpu_layers for w in group if w.gpu_layers is not None), None)
+        wish = next((w.gpu_layers for w in group if w.gpu_layers is not None), None) if group.particular else None
         verdict = planner.decide(self.state, group, wish)
         match verdict:
-            case planner.Go(place, need, leaving):
-                self.reserve(group[0], place, need, placement.wanted_layers(group[0].variant, wish))
-                wanted = ", ".join(f"{format_bytes(size)} on {device}" for device, size in need.parts)
-                for victim in leaving:
-                    self.retire(victim, Cause.EVICTED, f"evicted for {group[0].variant.name}, which needs {wanted}")
+            case planner.Go(plan):
+                self.reserve(group.oldest, plan.placement, plan.need, placement.wanted_layers(group.variant, wish))
+                wanted = ", ".join(f"{format_bytes(size)} on {device}" for device, size in plan.need.parts)
+                for victim in plan.leaving:
+                    self.retire(victim, Cause.EVICTED, f"evicted for {group.variant.name}, which needs {wanted}")
             case planner.Size(place):
-                self.size(group[0].variant, place)
+                self.size(group.variant, place)
             case planner.Wait():
                 return not self.state.is_overdue(group)
             case planner.NoPlace():
@@ -215,8 +223,8 @@ class _Step(Facts):
                 )
             )
 
-    def _refuse_placeless(self, group: tuple[Waiting, ...]) -> None:
-        pinned = tuple(sorted(r.variant.name for r in eviction.pinned_beside(self.state, group[0].variant.id)))
+    def _refuse_placeless(self, group: Group) -> None:
+        pinned = tuple(sorted(r.variant.name for r in eviction.pinned_beside(self.state, group.variant.id)))
         reason = f"max_loaded is {self.state.policy.max_loaded}, and so many models are pinned"
         for waiting in group:
             self.unqueue(waiting)
@@ -233,7 +241,8 @@ class _Step(Facts):
             if not Footprint.of({d: held[d] + own[d] for d in own}).fits(self.state.budgets()):
                 continue
             now = self.state.now
-            self.put(replace(resident.after(Trigger.ROOM_MADE), progress_at=now))
+            warmth = self.state.warmth.get(resident.variant.id)
+            self.put(replace(resident.after(Trigger.ROOM_MADE), progress_at=now, started_at=now, warmth=warmth))
             count = len(self.state.waiting.get(resident.variant.id, ()))
             reason = f"{count} waiting; predicted " + ", ".join(
                 f"{format_bytes(size)} on {device}" for device, size in resident.predicted.parts

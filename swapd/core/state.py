@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from swapd.core.group import Group, Waiting
 from swapd.core.messages import Policy
 from swapd.core.model import (
     HOST,
@@ -23,29 +24,12 @@ from swapd.core.model import (
     Variant,
     VariantId,
 )
+from swapd.core.past import Past
 from swapd.core.resident import HOLDING, STAYING, Phase, Resident
 from swapd.units import Bytes, Seconds, parse_share
 
 FRESH: Final[Seconds] = 0.0
 """A measurement older than this is not acted upon: each decision has its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A request accepted and not yet granted. `tries`: loads that failed under it, `ooms` of them for memory."""
-
-    request: RequestId
-    variant: Variant
-    since: Seconds
-    keep_alive: Seconds | None
-    owner_keep_alive: Seconds | None
-    priority: int
-    slotless: bool
-    gpu_layers: int | None
-    tries: int = 0
-    ooms: int = 0
-    may_evict: bool = True
-    """False: our own wish, to place a resident better or smaller; it takes only what is free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +48,7 @@ class State:
     policy: Policy = field(default=Policy())
     now: Seconds = 0.0
     residents: Mapping[ResidentId, Resident] = field(default_factory=dict)
-    waiting: Mapping[VariantId, tuple[Waiting, ...]] = field(default_factory=dict)
-    """By variant, in order of arrival; no empty groups."""
+    waiting: Mapping[VariantId, Group] = field(default_factory=dict)
     leases: Mapping[RequestId, ResidentId] = field(default_factory=dict)
     pins: frozenset[VariantId] = frozenset()
     devices: tuple[Device, ...] = ()
@@ -84,6 +67,13 @@ class State:
     overheads: Mapping[DeviceId, Bytes] = field(default_factory=dict)
     """What a process on this device takes besides: learnt from measured less sized."""
     yields: tuple[Yield, ...] = ()
+    pasts: Mapping[VariantId, Past] = field(default_factory=dict)
+    """Of every variant that was ever asked for."""
+    warmth: Mapping[VariantId, float] = field(default_factory=dict)
+    """The share of the file that was in page cache when last looked at."""
+    last_asked: VariantId | None = None
+    told: Mapping[VariantId, tuple[str, ...]] = field(default_factory=dict)
+    """Of groups that wait: the last note about it in short, so that it is not written again and again."""
     relieved_at: Seconds = 0.0
     """When memory was last short; nobody is promoted soon after."""
     next_resident: ResidentId = field(default=ResidentId(1))
@@ -116,6 +106,11 @@ class State:
             and resident.id not in self.leases.values()
         )
 
+    def has_served_its_own(self, resident: Resident) -> bool:
+        """Whether everybody who waited when it became ready has had a slot: until then its gate stays open."""
+        group = self.waiting.get(resident.variant.id)
+        return group is None or resident.loaded_at is None or group.since > resident.loaded_at
+
     def expires_at(self, resident: Resident) -> Seconds | None:
         """When its keep-alive ends if it stays idle; None: it is not ready, pinned, or has work."""
         if self.is_pinned(resident) or not self.is_idle(resident):
@@ -126,18 +121,17 @@ class State:
 
     def waiting_count(self) -> int:
         """Clients; our own wishes take nobody's place."""
-        return sum(w.may_evict for group in self.waiting.values() for w in group)
+        return sum(group.clients for group in self.waiting.values())
 
     def find_waiting(self, request: RequestId) -> Waiting | None:
         for group in self.waiting.values():
-            for waiting in group:
-                if waiting.request == request:
-                    return waiting
+            if (waiting := group.members.get(request)) is not None:
+                return waiting
         return None
 
-    def is_overdue(self, group: tuple[Waiting, ...]) -> bool:
+    def is_overdue(self, group: Group) -> bool:
         """The oldest of the group has waited `max_wait`: its swap is forced."""
-        return self.now >= group[0].since + self.policy.max_wait  # the sum that next_deadline waits for, bit by bit
+        return self.now >= group.since + self.policy.max_wait  # the sum that next_deadline waits for, bit by bit
 
     # --- memory
 
@@ -263,8 +257,6 @@ def violations(state: State) -> list[str]:
         f"lease {r} of a resident {h} that is not there" for r, h in state.leases.items() if h not in state.residents
     ]
     for variant, group in state.waiting.items():
-        if not group:
-            wrong.append(f"an empty group for {variant}")
         wrong += [f"{w.request} waits with a lease" for w in group if w.request in state.leases]
         wrong += [f"{w.request} waits in the wrong group" for w in group if w.variant.id != variant]
     if state.is_stopping and state.waiting:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from swapd.core.group import Group, Waiting
 from swapd.core.messages import Command, MeasureMemory, Refusal, RefuseRequest, RevokeLease, SizePlacement, StopWorker
 from swapd.core.model import Footprint, Placement, RequestId, ResidentId, Variant, VariantId
+from swapd.core.past import Past
 from swapd.core.resident import Cause, Phase, Resident, Retirement, Trigger
-from swapd.core.state import State, Waiting
+from swapd.core.state import State
 
 
 class Turn:
@@ -65,22 +67,24 @@ class Turn:
         self.state = replace(self.state, leases={r: h for r, h in self.state.leases.items() if r not in gone})
 
     def queue(self, waiting: Waiting) -> None:
-        group = (*self.state.waiting.get(waiting.variant.id, ()), waiting)
-        self.state = replace(self.state, waiting={**self.state.waiting, waiting.variant.id: group})
-
-    def requeue(self, waiting: Waiting) -> None:
-        group = self.state.waiting[waiting.variant.id]
-        kept = tuple(waiting if w.request == waiting.request else w for w in group)
-        self.state = replace(self.state, waiting={**self.state.waiting, waiting.variant.id: kept})
+        variant, group = waiting.variant.id, self.state.waiting.get(waiting.variant.id)
+        grown = Group.of(waiting) if group is None else group.with_(waiting)
+        self.state = replace(self.state, waiting={**self.state.waiting, variant: grown})
 
     def unqueue(self, waiting: Waiting) -> None:
-        rest = tuple(w for w in self.state.waiting[waiting.variant.id] if w.request != waiting.request)
-        others = {v: g for v, g in self.state.waiting.items() if v != waiting.variant.id}
-        self.state = replace(self.state, waiting={**others, waiting.variant.id: rest} if rest else others)
+        groups = dict(self.state.waiting)
+        rest = groups.pop(waiting.variant.id).without(waiting.request)
+        self.state = replace(self.state, waiting={**groups, waiting.variant.id: rest} if rest else groups)
 
     def refuse(self, waiting: Waiting, refusal: Refusal, reason: str) -> None:
         self.unqueue(waiting)
         self.say(RefuseRequest(waiting.request, refusal, reason))
+
+    def past(self, variant: VariantId) -> Past:
+        return self.state.pasts.get(variant) or Past(self.state.now)
+
+    def remember(self, variant: VariantId, past: Past) -> None:
+        self.state = replace(self.state, pasts={**self.state.pasts, variant: past})
 
     def learn(self, variant: VariantId, place: Placement, lesson: Footprint) -> None:
         self.state = replace(self.state, lessons={**self.state.lessons, (variant, place): lesson})

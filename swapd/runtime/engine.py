@@ -22,6 +22,7 @@ from swapd.core.messages import (
     MeasureMemory,
     MeasurementDue,
     MemoryMeasured,
+    Note,
     PlacementSized,
     Policy,
     RefuseRequest,
@@ -31,6 +32,7 @@ from swapd.core.messages import (
     StartWorker,
     StopWorker,
     TimerFired,
+    WarmFile,
     WorkerDied,
     WorkerGone,
     WorkerLoaded,
@@ -206,6 +208,8 @@ class Engine:
                     waiter.set_exception(Refused(command))
             case RevokeLease(request):
                 self._revoked[request] = command
+            case WarmFile() | Note():
+                pass  # the journal keeps notes
             case _:
                 assert_never(command)
 

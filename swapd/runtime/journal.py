@@ -16,11 +16,13 @@ from swapd.core.messages import (
     Event,
     GrantLease,
     MeasureMemory,
+    Note,
     RefuseRequest,
     RevokeLease,
     SizePlacement,
     StartWorker,
     StopWorker,
+    WarmFile,
     WorkerDied,
     WorkerLoaded,
 )
@@ -85,5 +87,5 @@ class Journal:
                 log.debug("grant", event_id=step, request=request, model=name)
             case SizePlacement(variant, placement):
                 log.debug("size", event_id=step, model=variant.name, on=str(placement))
-            case MeasureMemory():
+            case MeasureMemory() | WarmFile() | Note():
                 pass

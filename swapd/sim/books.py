@@ -13,6 +13,7 @@ from swapd.core.messages import (
     LoadProgressed,
     MeasureMemory,
     MemoryMeasured,
+    Note,
     PinsChanged,
     PlacementSized,
     PolicyChanged,
@@ -25,6 +26,7 @@ from swapd.core.messages import (
     StopRequested,
     StopWorker,
     UnloadRequested,
+    WarmFile,
     WorkerDied,
     WorkerGone,
     WorkerLoaded,
@@ -159,6 +161,8 @@ class Books(Reasons):
                 self.processes[ask.resident].leases.discard(command.request)
             case StopWorker():
                 self._stop(command)
+            case WarmFile() | Note():
+                pass
             case MeasureMemory():
                 if self.is_measuring:
                     raise self.broken("measures twice at once")

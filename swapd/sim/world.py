@@ -16,6 +16,7 @@ from swapd.core.messages import (
     Event,
     GrantLease,
     MeasureMemory,
+    Note,
     PinsChanged,
     Policy,
     PolicyChanged,
@@ -29,13 +30,15 @@ from swapd.core.messages import (
     StopWorker,
     TimerFired,
     UnloadRequested,
+    Usage,
+    WarmFile,
     YieldRequested,
 )
 from swapd.core.model import DeviceId, RequestId, VariantId
 from swapd.core.state import State, violations
 from swapd.sim.books import OURS
 from swapd.sim.machine import Chance, Machine
-from swapd.sim.records import Ask, Broken, Hardware, Model
+from swapd.sim.records import Answer, Ask, Broken, Hardware, Model
 from swapd.units import Bytes, Seconds
 
 QUIET: Seconds = 8.0
@@ -97,7 +100,10 @@ class World(Machine):
     def end(self, request: RequestId) -> None:
         """The client leaves now, whether it waits, holds a lease, or was told no."""
         if request in self.books.open:
-            self._tell(RequestEnded(self.now, request))
+            ask = self.books.asks[request]
+            was_granted = ask.answer is Answer.GRANTED and not ask.event.slotless
+            usage = Usage(100, 0, 10, ask.hold / 4, ask.hold / 2) if was_granted else None
+            self._tell(RequestEnded(self.now, request, usage))
 
     def take(self, device: DeviceId, size: Bytes) -> None:
         """Another program takes memory, as far as there is some; negative: gives it back."""
@@ -243,6 +249,8 @@ class World(Machine):
                 self._stop(self.books.processes[command.resident])
             case MeasureMemory():
                 self._later(self._delay() / 10, self._measure)
+            case WarmFile() | Note():
+                pass
             case SizePlacement():
                 self._later(20.0 if self._goes_wrong() else self._delay(), lambda: self._size(command))
             case StartWorker():

@@ -119,7 +119,7 @@ def test_a_load_that_stands_still_is_ended_and_one_that_goes_on_is_not() -> None
         desk.progressed(1, tenth / 10)
     desk.progressed(1, 0.9)  # says nothing new
     assert stopped(desk.later(30.0)) == [1]
-    assert desk.state.waiting[A.id][0].tries == 1
+    assert desk.state.waiting[A.id].oldest.tries == 1
 
 
 def test_a_load_reported_after_the_stop_is_late() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from swapd.core.footprint import PROCESS
-from swapd.core.messages import Overflow, Policy
+from swapd.core.messages import Overflow, Policy, Ranking
 from swapd.core.model import HOST, DeviceId, DeviceKind, Shape, Variant, VariantId
 from swapd.errors import Death
 from swapd.sim.records import Answer, Hardware, Model
@@ -79,6 +79,7 @@ def world(chance: Chance, *, faults: int = 10) -> World:
         vram_reserve=RESERVE,
         vram_limit=("100%", "100%", "85%")[chance(3)],
         host_reserve=RESERVE,
+        ranking=(Ranking.COST, Ranking.LRU)[chance(2)],
         overflow=(Overflow.AUTO, Overflow.EVICT, Overflow.OFFLOAD)[chance(3)],
     )
     return World(

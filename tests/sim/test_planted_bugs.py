@@ -9,11 +9,12 @@ from random import Random
 import pytest
 
 from swapd.core import eviction, footprint, placement, planner, relief
-from swapd.core.messages import Event, MemoryMeasured, Overflow, WorkerGone
-from swapd.core.model import Device, DeviceId, Footprint, RequestId, ResidentId
+from swapd.core.group import Group, Waiting
+from swapd.core.messages import Event, MemoryMeasured, Overflow, RequestEnded, WorkerGone
+from swapd.core.model import Device, DeviceId, Footprint, ResidentId
 from swapd.core.resident import Cause, Phase, Resident
 from swapd.core.scheduler import _Step
-from swapd.core.state import State, Waiting
+from swapd.core.state import State
 from swapd.core.turn import Turn
 from swapd.sim.records import Broken
 from swapd.units import Bytes
@@ -61,14 +62,14 @@ def stops_a_leased_resident(patch: pytest.MonkeyPatch) -> None:
 
 
 def drains_a_leased_resident_for_anybody(patch: pytest.MonkeyPatch) -> None:
-    def is_evictable(state: State, resident: Resident, *, busy: bool) -> bool:
+    def is_evictable(state: State, resident: Resident, *, busy: bool, is_hurried: bool = True) -> bool:
         return resident.phase is Phase.READY and not state.is_pinned(resident)
 
     patch.setattr(eviction, "is_evictable", is_evictable)
 
 
 def evicts_the_pinned(patch: pytest.MonkeyPatch) -> None:
-    def is_evictable(state: State, resident: Resident, *, busy: bool) -> bool:
+    def is_evictable(state: State, resident: Resident, *, busy: bool, is_hurried: bool = True) -> bool:
         return state.is_idle(resident)
 
     patch.setattr(eviction, "is_evictable", is_evictable)
@@ -79,7 +80,7 @@ def forgets_a_waiting_request(patch: pytest.MonkeyPatch) -> None:
 
     def and_the_last(self: Turn, waiting: Waiting) -> None:
         unqueue(self, waiting)
-        rest = self.state.waiting.get(waiting.variant.id, ())
+        rest = tuple(self.state.waiting.get(waiting.variant.id, ()))
         if len(rest) > 1:
             unqueue(self, rest[-1])
 
@@ -87,7 +88,8 @@ def forgets_a_waiting_request(patch: pytest.MonkeyPatch) -> None:
 
 
 def counts_keep_alive_from_the_start(patch: pytest.MonkeyPatch) -> None:
-    def end(self: _Step, request: RequestId) -> None:
+    def end(self: _Step, event: RequestEnded) -> None:
+        request = event.request
         waiting = self.state.find_waiting(request)
         if waiting is not None:
             self.unqueue(waiting)
@@ -172,17 +174,18 @@ def notices_no_shortage(patch: pytest.MonkeyPatch) -> None:
 
 
 def evicts_for_a_wish_of_our_own(patch: pytest.MonkeyPatch) -> None:
-    def queue(self: Turn, waiting: Waiting) -> None:
-        group = (*self.state.waiting.get(waiting.variant.id, ()), replace(waiting, may_evict=True))
-        self.state = replace(self.state, waiting={**self.state.waiting, waiting.variant.id: group})
+    queue = Turn.queue
 
-    patch.setattr(Turn, "queue", queue)
+    def as_a_client(self: Turn, waiting: Waiting) -> None:
+        queue(self, replace(waiting, may_evict=True))
+
+    patch.setattr(Turn, "queue", as_a_client)
 
 
 def evicts_where_it_should_offload(patch: pytest.MonkeyPatch) -> None:
     decide = planner.decide
 
-    def evicting(state: State, group: tuple[Waiting, ...], gpu_layers: int | None) -> planner.Verdict:
+    def evicting(state: State, group: Group, gpu_layers: int | None) -> planner.Verdict:
         return decide(replace(state, policy=replace(state.policy, overflow=Overflow.EVICT)), group, gpu_layers)
 
     patch.setattr(planner, "decide", evicting)

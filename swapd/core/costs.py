@@ -1,0 +1,101 @@
+"""Seconds: what loading, losing, waiting and computing elsewhere would cost, from what was seen before.
+
+Pure questions over the state for `planner`, `queueing` and `foresight`; guesses stand in until something was
+measured. A price is the waiting of all requests concerned, in seconds, added up.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from swapd.core.group import Group
+from swapd.core.model import Placement, Variant
+from swapd.core.past import Past
+from swapd.core.resident import Phase, Resident
+from swapd.core.state import State
+from swapd.units import GiB, Seconds
+
+START: Final[Seconds] = 0.8
+"""Of a worker until it reads the file, as long as nothing was measured."""
+WARM_RATE: Final = 6 * GiB
+COLD_RATE: Final = 1 * GiB
+"""Bytes a second from page cache and from disk to a card: guesses of the careful kind."""
+UNLOAD: Final[Seconds] = 0.5
+"""Until the memory of a worker told to leave is seen free."""
+ANSWER: Final[Seconds] = 4.0
+"""One answer."""
+PREFILL: Final = 1500.0
+"""Tokens of a prompt a second."""
+CPU_SLOWER: Final = 12.0
+"""A token takes so many times longer on the CPU: memory bandwidth of cards and hosts compared."""
+HORIZON: Final[Seconds] = 120.0
+"""Whether a victim is wanted again counts for so long ahead; after that somebody else may have taken its room."""
+
+
+def past(state: State, variant: Variant) -> Past:
+    return state.pasts.get(variant.id) or Past(asked_at=-math.inf)
+
+
+def load(state: State, variant: Variant, share: float = 1.0) -> Seconds:
+    """From the start of its worker until it answers; the file as warm as it was last seen."""
+    known, size = past(state, variant), variant.shape.weights
+    warm = known.warm_load if known.warm_load is not None else START + size / WARM_RATE
+    cold = known.cold_load if known.cold_load is not None else max(warm, START + size / COLD_RATE)
+    warmth = state.warmth.get(variant.id, 1.0)
+    full = warm + (1.0 - warmth) * (cold - warm)
+    return full if share >= 1 else min(full, START + share * max(0.0, full - START))
+
+
+def answer(state: State, variant: Variant) -> Seconds:
+    """One answer as it was placed before."""
+    known = past(state, variant).answer
+    return ANSWER if known is None else known
+
+
+def rate(state: State, variant: Variant) -> float:
+    """Requests a second lately."""
+    return past(state, variant).rate(state.now)
+
+
+def slowdown(state: State, variant: Variant, placement: Placement) -> float:
+    """How many times longer a token takes than with all on the GPU: as measured there, else by bandwidth."""
+    if placement.share >= 1:
+        return 1.0
+    known = past(state, variant).token
+    whole, here = known.get(placement.layers), known.get(placement.gpu_layers)
+    if whole and here and not placement.experts_on_cpu:
+        return max(1.0, here / whole)
+    return placement.share + (1.0 - placement.share) * CPU_SLOWER
+
+
+def rebuild(state: State, resident: Resident) -> Seconds:
+    """Computing again what it keeps of its last conversation."""
+    return resident.kept / (past(state, resident.variant).prefill or PREFILL)
+
+
+def regret(state: State, resident: Resident) -> Seconds:
+    """What an idle resident's leaving costs: being loaded again, if it is wanted again soon."""
+    chance = past(state, resident.variant).chance(state.now, HORIZON)
+    return chance * (load(state, resident.variant) + UNLOAD + rebuild(state, resident))
+
+
+def idle_in(state: State, resident: Resident) -> Seconds:
+    """How long one at work will go on having work, if requests come as they did: the rest of a busy period of a
+    server with many slots. Never more than the wait that is bounded anyway.
+    """
+    each = answer(state, resident.variant)
+    if resident.phase is not Phase.READY:
+        each += load(state, resident.variant, resident.placement.share)
+    often = rate(state, resident.variant)
+    if often <= 0:
+        return each
+    busy = min(50.0, often * each)
+    return min(state.policy.max_wait, max(each, math.expm1(busy) / often))
+
+
+def service(state: State, group: Group) -> Seconds:
+    """Until all who wait now have been answered, once it is there."""
+    variant = group.variant
+    rounds = -(-len(group) // max(1, variant.slots))
+    return rounds * answer(state, variant)
