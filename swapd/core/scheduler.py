@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final, assert_never
 
-from swapd.core import eviction, footprint, placement, planner, queueing, relief
+from swapd.core import eviction, explain, footprint, placement, planner, queueing, relief
 from swapd.core.facts import MAX_TRIES, Facts, ImpossibleFact
 from swapd.core.group import Group, Waiting
 from swapd.core.messages import (
@@ -19,6 +19,7 @@ from swapd.core.messages import (
     Event,
     GrantLease,
     LoadProgressed,
+    Note,
     Refusal,
     RefuseRequest,
     RequestArrived,
@@ -185,23 +186,35 @@ class _Step(Facts):
         wish = next((w.gpu_layers for w in group if w.gpu_layers is not None), None) if group.particular else None
         verdict = planner.decide(self.state, group, wish)
         match verdict:
-            case planner.Go(plan):
+            case planner.Go(plan, others):
+                self.say(Note(explain.placed(self.state, group, plan, others, self.state.next_resident)))
                 self.reserve(group.oldest, plan.placement, plan.need, placement.wanted_layers(group.variant, wish))
-                wanted = ", ".join(f"{format_bytes(size)} on {device}" for device, size in plan.need.parts)
+                wanted = explain.needs(plan.need)
                 for victim in plan.leaving:
                     self.retire(victim, Cause.EVICTED, f"evicted for {group.variant.name}, which needs {wanted}")
             case planner.Size(place):
                 self.size(group.variant, place)
-            case planner.Wait():
+            case planner.Wait(plan, others):
+                self._tell_waiting(group, plan, others)
                 return not self.state.is_overdue(group)
             case planner.NoPlace():
+                self.say(Note(explain.refused(group, f"max_loaded is {self.state.policy.max_loaded}")))
                 self._refuse_placeless(group)
             case planner.Never(need, ceiling):
+                self.say(Note(explain.refused(group, f"not even alone: it needs {explain.needs(need)}")))
                 self._refuse_group(tuple(w for w in group if w.gpu_layers == wish), need, ceiling)
                 return variant_id not in self.state.waiting or self._place(variant_id)
             case _:
                 assert_never(verdict)
         return True
+
+    def _tell_waiting(self, group: Group, plan: planner.Plan | None, others: tuple[planner.Plan, ...]) -> None:
+        """Once for each reason."""
+        gist = () if plan is None else tuple(sorted(str(r.id) for r in plan.leaving))
+        if self.state.told.get(group.variant.id) != gist:
+            told = {v: t for v, t in self.state.told.items() if v in self.state.waiting}
+            self.state = replace(self.state, told={**told, group.variant.id: gist})
+            self.say(Note(explain.waits(self.state, group, plan, others)))
 
     def _refuse_group(self, group: tuple[Waiting, ...], need: Footprint, ceiling: Mapping[DeviceId, Bytes]) -> None:
         state = self.state

@@ -8,8 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from swapd.core import explain
 from swapd.core.group import Group, Waiting
-from swapd.core.messages import Command, MeasureMemory, Refusal, RefuseRequest, RevokeLease, SizePlacement, StopWorker
+from swapd.core.messages import (
+    Command,
+    MeasureMemory,
+    Note,
+    Refusal,
+    RefuseRequest,
+    RevokeLease,
+    SizePlacement,
+    StopWorker,
+)
 from swapd.core.model import Footprint, Placement, RequestId, ResidentId, Variant, VariantId
 from swapd.core.past import Past
 from swapd.core.resident import Cause, Phase, Resident, Retirement, Trigger
@@ -43,6 +53,7 @@ class Turn:
 
     def retire(self, resident: Resident, cause: Cause, reason: str) -> None:
         resident = self.state.residents.get(resident.id, resident)
+        self.say(Note(explain.retired(resident, reason)))
         after = replace(resident.after(Trigger.RETIRED), retired=Retirement(cause, reason))
         self.put(after)
         if after.phase is Phase.UNLOADING:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from swapd.core import eviction
+from swapd.core.decision import Decision
 from swapd.core.footprint import PROCESS, arithmetic
 from swapd.core.messages import (
     Command,
@@ -18,6 +19,7 @@ from swapd.core.messages import (
     MeasureMemory,
     MeasurementDue,
     MemoryMeasured,
+    Note,
     PinsChanged,
     PlacementSized,
     Policy,
@@ -90,7 +92,8 @@ class Desk:
         self.foreign: dict[DeviceId, Bytes] = {}
         self.at = 0.0
         self.orders: list[Command] = []
-        """Everything ordered so far."""
+        """Everything ordered so far, but for the notes."""
+        self.notes: list[Decision] = []
         self.stale: set[DeviceId] = set()
         self.says: Callable[[Variant, Placement], Footprint | None] | None = sized
         """What is answered at once to SizePlacement; None: the test answers by hand."""
@@ -100,6 +103,8 @@ class Desk:
     def tell(self, event: Event) -> list[Command]:
         self.state, orders = step(self.state, event)
         assert violations(self.state) == []
+        self.notes += [order.decision for order in orders if isinstance(order, Note)]
+        orders = tuple(order for order in orders if not isinstance(order, Note))
         self.orders += orders
         answers: list[Command] = []
         for order in orders:
