@@ -49,9 +49,10 @@ class YieldBody(Body):
 
 @routes.get("/health")
 async def health(request: web.Request) -> web.Response:
-    if request.app[GATEWAY].is_healthy():
+    complaint = request.app[GATEWAY].unhealthy()
+    if complaint is None:
         return json_answer({"status": "ok"})
-    return json_answer({"status": "unhealthy"}, status=503, headers={"Retry-After": "1"})
+    return json_answer({"status": "unhealthy", "reason": complaint}, status=503, headers={"Retry-After": "1"})
 
 
 @routes.get("/swapd/status")

@@ -100,6 +100,24 @@ memory. It answers when so much is free, or after a minute with what is.
 
 example:
   swapctl yield 8GiB --for 2h"""
+_QUEUE: Final = """
+
+PLACE is how many are served before it: groups of requests for other models, or
+requests of its own."""
+_EVENTS: Final = """
+
+Of the last thousand events those still known. With --follow and --json one JSON
+document a line."""
+_EXPLAIN: Final = """
+
+Every way that was considered, with its price: the seconds of waiting that it
+costs all requests together; > marks the one that was taken. At the end what
+would have avoided it. Answers from a model that is ready need no decision.
+
+examples:
+  swapctl explain
+  swapctl explain qwen3.5:9b
+  swapctl explain req-0f3a"""
 _RELOAD: Final = """
 
 If the file has an error, the daemon names it and goes on as it was."""
@@ -204,6 +222,16 @@ def build_parser() -> argparse.ArgumentParser:
         type=_lasting,
         default=1800.0,
         help="how long: seconds, or like 30s, 30m, 2h; -1: for ever (default: 30m)",
+    )
+    add("queue", "list the requests that wait, and for what", _QUEUE)
+    watch = add("events", "list what has happened lately", _EVENTS)
+    watch.add_argument("--follow", action="store_true", help="go on with what happens, until Ctrl-C")
+    why = add("explain", "tell why something was loaded, unloaded, refused or has to wait", _EXPLAIN)
+    why.add_argument(
+        "subject",
+        metavar="M|REQUEST-ID",
+        nargs="?",
+        help="a model, or an answer's X-Request-Id (default: the last swap)",
     )
     add("reload", "make the daemon read its configuration again", _RELOAD)
     add("version", "show the versions of swapctl and of the daemon")

@@ -165,6 +165,13 @@ class Client:
                         raise refusal(document, response.status)
                     yield document
 
+    def events(self, route: str) -> Generator[Json, None, None]:
+        """The data of an SSE answer's events as they come; ends with the answer."""
+        with self._open("GET", route) as response:
+            for line in response:
+                if line.startswith(b"data:"):
+                    yield self._document(line.removeprefix(b"data:"))
+
     def cut_off(self) -> Failure:
         """For callers whose stream ended before its last line."""
         return Failure(Exit.UNREACHABLE, f"the daemon at {self.address} went away in the middle of its answer")

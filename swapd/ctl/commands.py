@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Final, TypeAlias
+from urllib.parse import quote
 
 from swapd import __version__
-from swapd.ctl import pages, planned, run
+from swapd.ctl import explained, pages, planned, run
 from swapd.ctl.chat import Chat
 from swapd.ctl.client import Client, Exit, Failure, Json, model_route
 from swapd.ctl.terminal import Progress, cell
@@ -80,6 +81,51 @@ def yield_memory(client: Client, arguments: Namespace) -> None:
     _tell(arguments, document, lambda: planned.yielded(document, _now()))
 
 
+def queue(client: Client, arguments: Namespace) -> None:
+    document = client.get("/swapd/queue")
+    _tell(arguments, document, lambda: explained.queue(document["queue"], _now()))
+
+
+def events(client: Client, arguments: Namespace) -> None:
+    """With --follow as they come, with --json then one document a line; else those still known."""
+    if not arguments.follow:
+        known = list(client.events("/swapd/events?follow=false"))
+        _tell(arguments, {"events": known}, lambda: "\n".join(map(explained.event, known)) or "Nothing has happened.")
+        return
+    for each in client.events("/swapd/events?since=now"):
+        print(json.dumps(each) if arguments.json else explained.event(each), flush=True)
+    raise client.cut_off()
+
+
+def explain(client: Client, arguments: Namespace) -> None:
+    """Of a model, of a request, or the last decision that moved a model."""
+    found = _decisions(client, arguments.subject)
+    _tell(arguments, {"decisions": found}, lambda: explained.explain(found, _now()))
+
+
+def _decisions(client: Client, subject: str | None) -> list[Json]:
+    if subject is None:
+        moved = [each for each in client.get("/swapd/decisions?limit=1000")["decisions"] if each["moved"]]
+        if not moved:
+            raise Failure(Exit.REFUSED, "nothing has been loaded or unloaded yet")
+        return moved[-1:]
+    wanted = quote(subject, safe="")
+    served: list[Json] = client.get(f"/swapd/decisions?request={wanted}")["decisions"]
+    if served:
+        return served
+    try:
+        found: list[Json] = client.get(f"/swapd/decisions?model={wanted}&limit=5")["decisions"]
+    except Failure as failure:
+        if failure.exit is not Exit.NOT_FOUND:
+            raise
+        raise Failure(
+            Exit.NOT_FOUND, f"{subject!r} is no model, and no request that had to be decided upon"
+        ) from failure
+    if not found:
+        raise Failure(Exit.REFUSED, f"nothing has been decided about {subject!r} yet")
+    return found
+
+
 def reload(client: Client, arguments: Namespace) -> None:
     document = client.post("/swapd/reload")
     _tell(arguments, document, lambda: "the configuration is read again")
@@ -123,6 +169,9 @@ COMMANDS: Final[Mapping[str, Command]] = MappingProxyType(
         "run": run_model,
         "plan": plan,
         "yield": yield_memory,
+        "queue": queue,
+        "events": events,
+        "explain": explain,
         "reload": reload,
         "version": version,
     }

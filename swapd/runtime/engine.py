@@ -41,6 +41,7 @@ from swapd.core.model import Device, Footprint, Placement, RequestId, ResidentId
 from swapd.core.scheduler import step
 from swapd.core.state import State
 from swapd.errors import WorkerFailed
+from swapd.runtime.health import Health
 from swapd.runtime.journal import Journal
 from swapd.runtime.ports import Clock, Lessons, Memory, Sizes, Workers
 from swapd.runtime.settling import Settling
@@ -98,6 +99,7 @@ class Engine:
         self._timer: asyncio.TimerHandle | None = None
         self._tasks = asyncio.TaskGroup()
         self._measuring = asyncio.Lock()
+        self._health = Health(clock)
         workers.notify_deaths(self._worker_died)
 
     async def run(self, started: Callable[[], None]) -> None:
@@ -112,6 +114,10 @@ class Engine:
             self.is_running = False
             if self._timer is not None:
                 self._timer.cancel()
+
+    def wedged(self) -> str | None:
+        """Why nothing gets on though there is work that could be done; None: all is well."""
+        return self._health.complaint(self.state) if self.is_running else "the engine does not run"
 
     # --- facts
 
@@ -175,6 +181,8 @@ class Engine:
         self.state, commands = step(before, event)
         self.journal.record(before, event, self.state, commands)
         self._keep_lessons(before)
+        if any(not isinstance(command, MeasureMemory | Note) for command in commands):
+            self._health.moved()
         for command in commands:
             self._perform(command)
 
@@ -237,7 +245,8 @@ class Engine:
         variant, place = command.variant, command.placement
         size: Footprint | None = None
         try:
-            size = await self._sizes.size(variant, place, self._pci(place))
+            with self._health.working("sizing a load"):
+                size = await self._sizes.size(variant, place, self._pci(place))
         except WorkerFailed as failure:
             log.warning("cannot size a load; estimating", model=variant.name, reason=failure.reason)
         beside = [(d.id, dict(d.held).get(SIZER, 0)) for d in await self._read() if d.id in place.devices]
@@ -249,9 +258,10 @@ class Engine:
         return tuple(known[device] for device in place.devices)
 
     async def _stop(self, resident: ResidentId) -> None:
-        before = await self._read()
-        await self._workers.stop(resident)
-        await self._settle(resident, before)
+        with self._health.working("ending a worker"):
+            before = await self._read()
+            await self._workers.stop(resident)
+            await self._settle(resident, before)
         self.records.pop(resident, None)
         self.post(WorkerGone(self._clock(), resident))
 
@@ -278,10 +288,14 @@ class Engine:
 
     async def _read(self) -> tuple[Device, ...]:
         async with self._measuring:
-            pids = dict(self._workers.pids())
-            if self._sizes.pid is not None:
-                pids[SIZER] = self._sizes.pid
-            return await asyncio.to_thread(self._memory.measure, pids)
+            with self._health.working("measuring memory"):
+                return await self._look()
+
+    async def _look(self) -> tuple[Device, ...]:
+        pids = dict(self._workers.pids())
+        if self._sizes.pid is not None:
+            pids[SIZER] = self._sizes.pid
+        return await asyncio.to_thread(self._memory.measure, pids)
 
     def _worker_died(self, resident: ResidentId, failure: WorkerFailed) -> None:
         self.post(WorkerDied(self._clock(), resident, failure.death, failure.reason))

@@ -15,8 +15,17 @@ from typing import Any, Final, Self, assert_never
 
 import structlog
 
+from swapd import generation
 from swapd.core import queueing
-from swapd.core.messages import PinsChanged, Refusal, RefuseRequest, RequestArrived, RequestEnded, UnloadRequested
+from swapd.core.messages import (
+    PinsChanged,
+    Refusal,
+    RefuseRequest,
+    RequestArrived,
+    RequestEnded,
+    UnloadRequested,
+    Usage,
+)
 from swapd.core.model import RequestId, ResidentId, Variant, VariantId
 from swapd.errors import (
     DoesNotFit,
@@ -30,8 +39,9 @@ from swapd.errors import (
     WorkerFailed,
 )
 from swapd.generation import Chunk, Ending, GenerationRequest, Sampling
-from swapd.runtime import lending, plan
+from swapd.runtime import explain, lending, plan
 from swapd.runtime.engine import Engine, Record, Refused
+from swapd.runtime.happenings import Happenings
 from swapd.runtime.ports import Catalog, Workers
 from swapd.runtime.status import ResidentStatus, Show
 from swapd.served import Model
@@ -104,6 +114,8 @@ class Gateway:
         self._ids = itertools.count(1)
         self._pins: dict[str, bool] = {}
         self._show = Show(engine, workers)
+        self._usages: dict[RequestId, Usage] = {}
+        """Of answers that are complete and whose lease is not yet given back."""
         self._scanned_at = engine.now()
         self._tell_pins()
 
@@ -160,6 +172,8 @@ class Gateway:
                 async for item in items:
                     if isinstance(item, Chunk):
                         record.tokens += item.tokens
+                    else:
+                        self._usages[RequestId(request.id)] = _seen(item.usage)
                     yield item
             except WorkerFailed as failure:
                 revoked = self._engine.revocation(RequestId(request.id))
@@ -207,7 +221,7 @@ class Gateway:
             yield request, resident
         finally:  # synchronous, so that no cancellation can lose it
             engine.forget(request)
-            engine.post(RequestEnded(engine.now(), request))
+            engine.post(RequestEnded(engine.now(), request, self._usages.pop(request, None)))
 
     async def _wait(self, request: RequestId, granted: asyncio.Future[ResidentId], watch: Watch | None) -> ResidentId:
         engine = self._engine
@@ -338,8 +352,29 @@ class Gateway:
         """The document of GET /swapd/status."""
         return self._show.document()
 
-    def is_healthy(self) -> bool:
-        return self._engine.is_running
+    def queue(self) -> dict[str, object]:
+        """The document of GET /swapd/queue."""
+        return {"queue": self._show.queue()}
+
+    async def decisions(self, name: str | None, request: str | None, limit: int) -> dict[str, object]:
+        """The document of GET /swapd/decisions. Raises ModelNotFound, ModelUnusable."""
+        variant = None if name is None else (await self.find(name)).variant
+        found = explain.decisions(
+            self._engine.journal.decisions, None if variant is None else variant.id, request, limit
+        )
+        return {"decisions": found}
+
+    @property
+    def happenings(self) -> Happenings:
+        return self._engine.journal.happenings
+
+    def unhealthy(self) -> str | None:
+        """Why nothing gets on though there is work that could be done; None: all is well."""
+        return self._engine.wedged()
+
+
+def _seen(usage: generation.Usage) -> Usage:
+    return Usage(usage.evaluated, usage.cached, usage.completion, usage.prompt_s, usage.completion_s)
 
 
 def _error(model: Model, command: RefuseRequest) -> SwapdError:

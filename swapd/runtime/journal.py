@@ -1,4 +1,4 @@
-"""Every (event, commands): a ring of the last ones, one log line a commitment, and the counters.
+"""Every (event, commands): a ring of the last ones, the last decisions, one log line a commitment, and the counters.
 
 Fed by `engine.py` after each step; read by the gateway. Decides nothing.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 import structlog
 
+from swapd.core.decision import Decision
 from swapd.core.messages import (
     Command,
     Event,
@@ -18,21 +20,33 @@ from swapd.core.messages import (
     MeasureMemory,
     Note,
     RefuseRequest,
+    RequestArrived,
     RevokeLease,
     SizePlacement,
     StartWorker,
     StopWorker,
     WarmFile,
     WorkerDied,
+    WorkerGone,
     WorkerLoaded,
 )
 from swapd.core.resident import Cause, Resident
 from swapd.core.state import State
 from swapd.errors import Death
+from swapd.runtime.happenings import Happenings
 
 KEPT: Final = 1000
 
 log = structlog.get_logger("swapd")
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A decision, the number of the step that took it, and when."""
+
+    id: int
+    at: datetime
+    decision: Decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,8 @@ class Entry:
 class Journal:
     def __init__(self) -> None:
         self.entries: deque[Entry] = deque(maxlen=KEPT)
+        self.decisions: deque[Decided] = deque(maxlen=KEPT)
+        self.happenings = Happenings()
         self.counters: Counter[str] = Counter()
         """loads, evictions, partial_offloads, oom_retries, crashes: as `/swapd/status` shows them."""
         self._steps = 0
@@ -58,13 +74,20 @@ class Journal:
         if isinstance(event, WorkerDied) and event.resident in before.residents:
             self._count_death(event, before.residents[event.resident])
         if isinstance(event, WorkerLoaded) and event.resident in after.residents:
-            log.info("loaded", event_id=self._steps, model=after.residents[event.resident].variant.name)
+            name = after.residents[event.resident].variant.name
+            log.info("loaded", event_id=self._steps, model=name)
+            self._tell("loaded", model=name, resident=event.resident)
+        if isinstance(event, WorkerGone) and event.resident in before.residents:
+            self._tell("gone", model=before.residents[event.resident].variant.name, resident=event.resident)
+        if isinstance(event, RequestArrived):
+            self._tell("request", model=event.variant.name, request=event.request)
         for command in commands:
             self._commit(command, before, after)
 
     def _count_death(self, event: WorkerDied, resident: Resident) -> None:
         self.counters["oom_retries" if event.death is Death.OUT_OF_MEMORY else "crashes"] += 1
         log.warning("worker died", event_id=self._steps, model=resident.variant.name, reason=event.reason)
+        self._tell("died", model=resident.variant.name, resident=event.resident, reason=event.reason)
 
     def _commit(self, command: Command, before: State, after: State) -> None:
         step = self._steps
@@ -73,19 +96,30 @@ class Journal:
                 self.counters["loads"] += 1
                 self.counters["partial_offloads"] += 0 < placement.gpu_layers < placement.layers
                 log.info("load", event_id=step, model=variant.name, resident=resident, on=str(placement), reason=reason)
+                self._tell("load", model=variant.name, resident=resident, placement=str(placement), reason=reason)
             case StopWorker(resident, reason):
                 retired = after.residents[resident].retired
                 self.counters["evictions"] += retired is not None and retired.cause is Cause.EVICTED
                 name = after.residents[resident].variant.name
                 log.info("unload", event_id=step, model=name, resident=resident, reason=reason)
+                self._tell("unload", model=name, resident=resident, reason=reason)
             case RefuseRequest(request, refusal, reason):
                 log.info("refuse", event_id=step, request=request, refusal=str(refusal), reason=reason)
+                self._tell("refuse", request=request, refusal=str(refusal), reason=reason)
             case RevokeLease(request, refusal, reason):
                 log.info("revoke", event_id=step, request=request, refusal=str(refusal), reason=reason)
+                self._tell("revoke", request=request, refusal=str(refusal), reason=reason)
             case GrantLease(request, resident):
                 name = after.residents[resident].variant.name
                 log.debug("grant", event_id=step, request=request, model=name)
+                self._tell("grant", model=name, request=request, resident=resident)
             case SizePlacement(variant, placement):
                 log.debug("size", event_id=step, model=variant.name, on=str(placement))
-            case MeasureMemory() | WarmFile() | Note():
+            case Note(decision):
+                self.decisions.append(Decided(step, datetime.now(UTC), decision))
+                self._tell("decision", model=decision.model, choice=str(decision.choice), reason=decision.reason)
+            case MeasureMemory() | WarmFile():
                 pass
+
+    def _tell(self, kind: str, **facts: object) -> None:
+        self.happenings.tell(datetime.now(UTC), kind, facts)

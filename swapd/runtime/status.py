@@ -101,7 +101,7 @@ class Show:
             "uptime_s": round(self._engine.now() - self._began, 3),
             "devices": [self._device(device) for device in state.devices],
             "models": [resident_document(self.resident(r)) for r in state.residents.values()],
-            "queue": self._queue(),
+            "queue": self.queue(),
             "counters": {name: counters[name] for name in names},
         }
 
@@ -112,7 +112,7 @@ class Show:
         return {
             "device": str(device),
             "bytes": size,
-            "until": _rfc3339(self._wall(until)) if size else None,
+            "until": rfc3339(self._wall(until)) if size else None,
             "freed": seen.free >= state.lent(seen),
             "free": seen.free,
         }
@@ -133,7 +133,8 @@ class Show:
             "processes": [{"pid": p.pid, "name": p.name, "bytes": p.size} for p in device.others],
         }
 
-    def _queue(self) -> list[dict[str, object]]:
+    def queue(self) -> list[dict[str, object]]:
+        """Who waits, in the order of turns."""
         state = self._engine.state
         rows: list[dict[str, object]] = []
         for variant in queueing.turns(state):
@@ -143,9 +144,11 @@ class Show:
                     {
                         "request": waiting.request,
                         "model": waiting.variant.name,
-                        "since": _rfc3339(self._wall(waiting.since)),
+                        "since": rfc3339(self._wall(waiting.since)),
                         "position": place.position if place else 0,
                         "reason": place.reason if place else "",
+                        "waited_s": round(self._engine.now() - waiting.since, 3),
+                        "overdue_at": rfc3339(self._wall(waiting.since + state.policy.max_wait)),
                     }
                 )
         return rows
@@ -179,9 +182,9 @@ def resident_document(status: ResidentStatus) -> dict[str, object]:
         "pinned": status.pinned,
         "predicted": dict(status.predicted),
         "measured": dict(status.measured),
-        "loaded_at": _rfc3339(status.loaded_at),
-        "last_used": _rfc3339(status.last_used),
-        "expires_at": _rfc3339(status.expires_at),
+        "loaded_at": rfc3339(status.loaded_at),
+        "last_used": rfc3339(status.last_used),
+        "expires_at": rfc3339(status.expires_at),
         "load_s": round(status.load_s, 3),
         "progress": round(status.progress, 3),
         "requests": status.requests,
@@ -193,5 +196,6 @@ def _by_device(footprint: Footprint) -> dict[str, Bytes]:
     return {str(device): size for device, size in footprint.parts}
 
 
-def _rfc3339(time: datetime | None) -> str | None:
+def rfc3339(time: datetime | None) -> str | None:
+    """As every document tells times; None stays None."""
     return None if time is None else time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -20,6 +20,7 @@ from swapd.errors import ModelNotFound, ModelUnusable
 from swapd.generation import Chunk, Ending, StopReason, Usage
 from swapd.runtime import plan
 from swapd.runtime.gateway import Answer, Ask, Gateway, Progress, Watch
+from swapd.runtime.happenings import Happenings
 from swapd.runtime.status import ResidentStatus
 from swapd.served import Model, ModelEntry
 from swapd.units import Bytes, GiB, MiB, Seconds, Tokens
@@ -79,7 +80,8 @@ class ScriptedGateway(Gateway):
         self.refusal: Exception | None = None
         self.hold: asyncio.Event | None = None
         self.tells: Sequence[Progress] = ()
-        self.healthy = True
+        self.complaint: str | None = None
+        self.told = Happenings()
         self.failing_reload: Exception | None = None
         # the books
         self.asks: list[Ask] = []
@@ -251,8 +253,21 @@ class ScriptedGateway(Gateway):
     def status(self) -> dict[str, object]:
         return {"version": "0", "models": []}
 
-    def is_healthy(self) -> bool:
-        return self.healthy
+    def queue(self) -> dict[str, object]:
+        return {"queue": []}
+
+    async def decisions(self, name: str | None, request: str | None, limit: int) -> dict[str, object]:
+        if name is not None:
+            await self.find(name)
+        self.calls.append(("decisions", name, request, limit))
+        return {"decisions": []}
+
+    @property
+    def happenings(self) -> Happenings:
+        return self.told
+
+    def unhealthy(self) -> str | None:
+        return self.complaint
 
 
 @pytest.fixture

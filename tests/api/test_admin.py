@@ -16,9 +16,9 @@ from tests.api.conftest import Client, ScriptedGateway, lines_of
 async def test_health_follows_the_daemon(client: Client, gateway: ScriptedGateway) -> None:
     response = await client.get("/health")
     assert (response.status, await response.json()) == (200, {"status": "ok"})
-    gateway.healthy = False
+    gateway.complaint = "measuring memory has taken 12 s"
     response = await client.get("/health")
-    assert response.status == 503
+    assert (response.status, (await response.json())["reason"]) == (503, gateway.complaint)
     assert response.headers["Retry-After"] == "1"
 
 

@@ -163,6 +163,45 @@ PLAN: Json = {
         },
     ],
 }
+EVENT: Json = {"id": 1, "at": "2026-01-01T12:00:00.000Z", "event": "load", "model": "gemma", "reason": "1 waiting"}
+SWAP: Json = {
+    "id": 41,
+    "at": "2026-01-01T11:59:00.000Z",
+    "choice": "evict",
+    "model": "gemma",
+    "reason": "smollm2-135m to leave: gemma does not fit beside",
+    "requests": ["req-1/1"],
+    "waiting": 1,
+    "candidates": [
+        {
+            "plan": "evict",
+            "placement": "100% GPU",
+            "gpu_layers": 19,
+            "layers": 19,
+            "need": {"cuda:0": 900 * 2**20},
+            "leaving": ["smollm2-135m"],
+            "price_s": 2.25,
+            "costs": {"load": 1.5, "unload": 0.5, "lose smollm2-135m": 0.25},
+            "chosen": True,
+            "note": "",
+        },
+        {
+            "plan": "offload",
+            "placement": "42%/58% GPU/CPU",
+            "gpu_layers": 8,
+            "layers": 19,
+            "need": {"cuda:0": 300 * 2**20, "host": 2**30},
+            "leaving": [],
+            "price_s": 31.0,
+            "costs": {"load": 1.0, "slower answers": 30.0},
+            "chosen": False,
+            "note": "28.8 s dearer",
+        },
+    ],
+    "avoid": ["400 MiB more room on cuda:0"],
+    "moved": True,
+}
+WAITED: Json = SWAP | {"choice": "wait", "moved": False, "candidates": [], "avoid": []}
 YIELDED: Json = {
     "device": "cuda:0",
     "bytes": 8 * 2**30,
@@ -250,6 +289,11 @@ class Daemon:
             ("POST", "/swapd/models/smollm2-135m/unload"): Reply({"unloaded": True}),
             ("POST", "/swapd/models/smollm2-135m/pin"): Reply({"pinned": True}),
             ("POST", "/swapd/models/smollm2-135m/unpin"): Reply({"pinned": False}),
+            ("GET", "/swapd/queue"): Reply({"queue": STATUS["queue"]}),
+            ("GET", "/swapd/events?follow=false"): Reply(
+                b"id: 1\nevent: load\ndata: " + json.dumps(EVENT).encode() + b"\n\n"
+            ),
+            ("GET", "/swapd/decisions?limit=1000"): Reply({"decisions": [WAITED, SWAP, WAITED]}),
             ("POST", "/swapd/plan"): Reply(PLAN),
             ("POST", "/swapd/yield"): Reply(YIELDED),
             ("POST", "/swapd/reload"): Reply({}),
@@ -337,7 +381,7 @@ class Script:
 
     PATIENCE = PATIENCE
     RESIDENT, STATUS, MODEL, GEMMA, BROKEN, FINAL = RESIDENT, STATUS, MODEL, GEMMA, BROKEN, FINAL
-    PLAN, PLACED, YIELDED = PLAN, PLACED, YIELDED
+    PLAN, PLACED, YIELDED, SWAP = PLAN, PLACED, YIELDED, SWAP
     Reply, Hold, UntilClosed = Reply, Hold, UntilClosed
     says, chats = staticmethod(says), staticmethod(chats)
 

@@ -28,6 +28,9 @@ LINES = {
     "run": ["run", "smollm2-135m", "hi"],
     "plan": ["plan", "smollm2-135m", "gemma"],
     "yield": ["yield", "8GiB"],
+    "queue": ["queue"],
+    "events": ["events"],
+    "explain": ["explain"],
     "reload": ["reload"],
     "version": ["version"],
 }

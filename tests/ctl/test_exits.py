@@ -119,9 +119,7 @@ def test_what_is_no_swapd_is_told_without_a_traceback(
     "line",
     [
         *(
-            "queue",
-            "events",
-            "explain",
+            "explain a b",
             "plan",
             "top",
             "yield",
