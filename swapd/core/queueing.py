@@ -5,19 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from swapd.core import costs
 from swapd.core.group import Group, Waiting
+from swapd.core.messages import Ranking
 from swapd.core.model import RequestId, VariantId
 from swapd.core.resident import Phase
 from swapd.core.state import State
 
 
 def turns(state: State) -> tuple[VariantId, ...]:
-    """The waiting groups, whose turn first: the overdue by age, then by highest priority, then by age."""
+    """The waiting groups, whose turn first: the overdue by age, then by highest priority, then those of whom most
+    are helped soonest (load and answers of all, by their number; Smith's rule), or, not priced, by age.
+    """
+    is_priced = state.policy.ranking is Ranking.COST
 
-    def key(variant: VariantId) -> tuple[bool, int, float, VariantId]:
+    def key(variant: VariantId) -> tuple[bool, int, float, float, VariantId]:
         group = state.waiting[variant]
-        overdue = state.is_overdue(group)
-        return (not overdue, 0 if overdue else -group.priority, group.since, variant)
+        if state.is_overdue(group):
+            return (False, 0, group.since, 0.0, variant)
+        pains = 0.0
+        if is_priced:
+            pains = (costs.load(state, group.variant) + costs.service(state, group)) / len(group)
+        return (True, -group.priority, pains, group.since, variant)
 
     return tuple(sorted(state.waiting, key=key))
 

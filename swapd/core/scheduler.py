@@ -33,6 +33,8 @@ from swapd.units import Bytes, format_bytes
 
 OURS: Final = "swapd/"
 """How the ids of our own wishes begin: nobody waits for their answers."""
+LOOKED_AT: Final = 8
+"""After so many groups that have to wait nobody else is looked at in one step: those behind come to it later."""
 
 
 def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
@@ -75,9 +77,13 @@ class _Step(Facts):
             self.measure()
             return
         self._check_promises()
+        waited = 0
         for variant in queueing.turns(self.state):
-            if self.state.staying(variant) is None and not self._place(variant):
+            if self.state.staying(variant) is not None:
+                continue
+            if not self._place(variant) or waited >= LOOKED_AT:
                 break
+            waited += variant in self.state.waiting and self.state.staying(variant) is None
         self._start_loads()
 
     def _limit_queue(self, newest: RequestId) -> None:
