@@ -105,9 +105,10 @@ def _sufficient(
 def ceiling(state: State, newcomer: VariantId) -> Mapping[DeviceId, Bytes]:
     """Room if everything that may ever be evicted were gone; at most, while a load is not yet on the driver's list."""
     pinned = Footprint.total(r.footprint for r in pinned_beside(state, newcomer))
+    budgets = state.budgets()
     room: dict[DeviceId, Bytes] = {}
     for device in state.devices:
-        room[device.id] = min(state.most(device), state.budget(device) + state.unlisted(device))
+        room[device.id] = min(state.most(device), budgets[device.id] + state.unlisted(device))
         room[device.id] -= pinned[device.id]
     return room
 

@@ -31,6 +31,9 @@ class Waiting:
 class Group:
     """Never empty. The counts are kept so that no question has to look at every member."""
 
+    variant: Variant
+    since: Seconds
+    """When the oldest came."""
     members: Mapping[RequestId, Waiting]
     priorities: Mapping[int, int]
     """How many of each priority."""
@@ -43,12 +46,14 @@ class Group:
 
     @staticmethod
     def of(first: Waiting) -> Group:
-        return Group({}, {}, 0, 0, 0).with_(first)
+        return Group(first.variant, first.since, {}, {}, 0, 0, 0).with_(first)
 
     def with_(self, waiting: Waiting) -> Group:
         """With one more at the end."""
         priorities = {**self.priorities, waiting.priority: self.priorities.get(waiting.priority, 0) + 1}
         return Group(
+            self.variant,
+            self.since,
             {**self.members, waiting.request: waiting},
             priorities,
             self.particular + _is_particular(waiting),
@@ -69,6 +74,8 @@ class Group:
         if waiting.ooms and waiting.ooms == ooms:
             ooms = max(w.ooms for w in members.values())
         return Group(
+            self.variant,
+            next(iter(members.values())).since,
             members,
             {**others, waiting.priority: left} if left else others,
             self.particular - _is_particular(waiting),
@@ -81,7 +88,7 @@ class Group:
         members = {
             request: _failed(waiting, short_of_memory=short_of_memory) for request, waiting in self.members.items()
         }
-        return Group(members, self.priorities, self.particular, max(w.ooms for w in members.values()), self.own)
+        return replace(self, members=members, ooms=max(w.ooms for w in members.values()))
 
     def __iter__(self) -> Iterator[Waiting]:
         return iter(self.members.values())
@@ -96,15 +103,6 @@ class Group:
     @property
     def oldest(self) -> Waiting:
         return next(iter(self.members.values()))
-
-    @property
-    def variant(self) -> Variant:
-        return self.oldest.variant
-
-    @property
-    def since(self) -> Seconds:
-        """When the oldest came."""
-        return self.oldest.since
 
     @property
     def priority(self) -> int:

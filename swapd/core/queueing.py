@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from swapd.core import costs
 from swapd.core.group import Group, Waiting
@@ -11,24 +12,34 @@ from swapd.core.messages import Ranking
 from swapd.core.model import RequestId, VariantId
 from swapd.core.resident import Phase
 from swapd.core.state import State
+from swapd.units import Seconds
+
+PRICED: Final = 32
+"""So many groups are ordered by price; nobody looks further than that in one step."""
 
 
 def turns(state: State) -> tuple[VariantId, ...]:
     """The waiting groups, whose turn first: the overdue by age, then by highest priority, then those of whom most
     are helped soonest (load and answers of all, by their number; Smith's rule), or, not priced, by age.
     """
-    is_priced = state.policy.ranking is Ranking.COST
+    groups = sorted(state.waiting.items(), key=lambda pair: _by_age(state, pair[1]))
+    if state.policy.ranking is Ranking.LRU:
+        return tuple(variant for variant, _ in groups)
+    first = sorted(groups[:PRICED], key=lambda pair: _by_help(state, pair[1]))
+    return tuple(variant for variant, _ in (*first, *groups[PRICED:]))
 
-    def key(variant: VariantId) -> tuple[bool, int, float, float, VariantId]:
-        group = state.waiting[variant]
-        if state.is_overdue(group):
-            return (False, 0, group.since, 0.0, variant)
-        pains = 0.0
-        if is_priced:
-            pains = (costs.load(state, group.variant) + costs.service(state, group)) / len(group)
-        return (True, -group.priority, pains, group.since, variant)
 
-    return tuple(sorted(state.waiting, key=key))
+def _by_age(state: State, group: Group) -> tuple[bool, int, Seconds, VariantId]:
+    if state.is_overdue(group):
+        return False, 0, group.since, group.variant.id
+    return True, -group.priority, group.since, group.variant.id
+
+
+def _by_help(state: State, group: Group) -> tuple[bool, int, Seconds, Seconds, VariantId]:
+    if state.is_overdue(group):
+        return False, 0, 0.0, group.since, group.variant.id
+    pains = (costs.load(state, group.variant) + costs.service(state, group)) / len(group)
+    return True, -group.priority, pains, group.since, group.variant.id
 
 
 def next_in(state: State, group: Group) -> Waiting:

@@ -28,10 +28,11 @@ def pressed(state: State) -> tuple[tuple[DeviceId, Bytes], ...]:
 
     A reservation presses nobody: it has taken nothing yet.
     """
+    budgets = state.budgets()
     staying = Footprint.total(r.footprint for r in state.in_phases([Phase.LOADING, Phase.READY]))
     lacks: list[tuple[DeviceId, Bytes]] = []
     for device in state.devices:
-        lack = staying[device.id] - state.budget(device) - state.unlisted(device)
+        lack = staying[device.id] - budgets[device.id] - state.unlisted(device)
         if _is_watched(state, device) and lack > TOLERATED * state.configured_reserve(device):
             lacks.append((device.id, lack))
     return tuple(sorted(lacks, key=lambda short: (-short[1], short[0])))

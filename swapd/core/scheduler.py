@@ -26,7 +26,7 @@ from swapd.core.messages import (
     StartWorker,
 )
 from swapd.core.model import DeviceId, Footprint, RequestId, VariantId
-from swapd.core.resident import Cause, Phase, Resident, Trigger
+from swapd.core.resident import STAYING, Cause, Phase, Resident, Trigger
 from swapd.core.state import State, work_device
 from swapd.errors import Death
 from swapd.units import Bytes, format_bytes
@@ -70,8 +70,8 @@ class _Step(Facts):
         if self.state.is_fresh() and not self.state.is_stopping:
             self._relieve()
             self._promote()
-        needy = [v for v in queueing.turns(self.state) if self.state.staying(v) is None]
-        if not needy and not self.state.in_phases([Phase.RESERVED]):
+        served = {r.variant.id for r in self.state.in_phases(STAYING)}
+        if self.state.waiting.keys() <= served and not self.state.in_phases([Phase.RESERVED]):
             return
         if not self.state.is_fresh():
             self.measure()

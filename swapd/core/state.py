@@ -6,9 +6,9 @@ are computed afresh each time; nothing is counted up and down.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from swapd.core.group import Group, Waiting
 from swapd.core.messages import Policy
@@ -30,6 +30,24 @@ from swapd.units import Bytes, Seconds, parse_share
 
 FRESH: Final[Seconds] = 0.0
 """A measurement older than this is not acted upon: each decision has its own."""
+
+
+_Answer = TypeVar("_Answer")
+
+
+def remembered(question: Callable[[State], _Answer]) -> Callable[[State], _Answer]:
+    """Answers the same question about the same state once: it is asked many times in one decision."""
+    last: list[tuple[State, _Answer]] = []
+
+    def ask(state: State) -> _Answer:
+        for known, answer in last[:]:
+            if known is state:
+                return answer
+        answer = question(state)
+        last[:] = [(state, answer)]
+        return answer
+
+    return ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +159,11 @@ class State:
     def has_gpu(self) -> bool:
         return any(device.kind is DeviceKind.GPU for device in self.devices)
 
+    @remembered
     def promised(self) -> Footprint:
         return Footprint.total(r.footprint for r in self.residents.values() if r.phase in STAYING)
 
+    @remembered
     def held(self) -> Footprint:
         return Footprint.total(r.footprint for r in self.residents.values() if r.phase in HOLDING)
 
@@ -174,12 +194,11 @@ class State:
         A worker that is ending may already be off the driver's list while its memory is not yet free, and
         some drivers list nobody: such bytes count as ours until it is gone (`held` counts them too).
         """
-        listed = dict(device.held)
-        returning = sum(
-            r.takes(device.id)
-            for r in self.residents.values()
-            if r.phase in (Phase.READY, Phase.DRAINING, Phase.UNLOADING) and not listed.get(r.id)
-        )
+        listed = {resident for resident, size in device.held if size}
+        returning = 0
+        for r in self.residents.values():
+            if r.id not in listed and r.phase in (Phase.READY, Phase.DRAINING, Phase.UNLOADING):
+                returning += r.takes(device.id)
         return device.free + device.ours + returning
 
     def foreign(self, device: Device) -> Bytes:
@@ -218,9 +237,11 @@ class State:
             caps[device.id] = most
         return caps
 
+    @remembered
     def budgets(self) -> Mapping[DeviceId, Bytes]:
         return {device.id: self.budget(device) for device in self.devices}
 
+    @remembered
     def room(self) -> Mapping[DeviceId, Bytes]:
         """Budget less what is promised to those staying."""
         promised = self.promised()

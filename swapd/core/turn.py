@@ -84,8 +84,12 @@ class Turn:
 
     def unqueue(self, waiting: Waiting) -> None:
         groups = dict(self.state.waiting)
-        rest = groups.pop(waiting.variant.id).without(waiting.request)
-        self.state = replace(self.state, waiting={**groups, waiting.variant.id: rest} if rest else groups)
+        rest = groups[waiting.variant.id].without(waiting.request)
+        if rest is None:
+            del groups[waiting.variant.id]
+        else:
+            groups[waiting.variant.id] = rest
+        self.state = replace(self.state, waiting=groups)
 
     def refuse(self, waiting: Waiting, refusal: Refusal, reason: str) -> None:
         self.unqueue(waiting)
