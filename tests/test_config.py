@@ -181,7 +181,6 @@ def test_everything_can_be_said(loaded: Load, tmp_path: Path) -> None:
         host_reserve=GiB,
         overflow=Overflow.EVICT,
         ranking=Ranking.LRU,
-        prefetch=False,
     )
     assert settings.catalog_dirs == (Path("/home/ann/gguf"), tmp_path / "beside", Path("/m/x"), Path("/models"))
     assert (settings.state_dir, settings.cache_dir) == (tmp_path / "state", Path("/var/cache/swapd"))

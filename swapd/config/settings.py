@@ -99,7 +99,6 @@ def _settings(root: Root, source: Path | None) -> Settings:
             host_reserve=memory.host_reserve,
             overflow=Overflow(scheduler.overflow),
             ranking=Ranking(scheduler.policy),
-            prefetch=scheduler.prefetch,
         ),
         listen=tuple(server.listen),
         api_keys=(*server.api_keys, *(server.api_key_file or ())),

@@ -48,6 +48,7 @@ LATER_KEYS: Final = frozenset(
 
 LATER_VALUES: Final[Mapping[tuple[str | int, ...], tuple[object, ...]]] = {
     ("server", "allow_pull"): (True,),
+    ("scheduler", "prefetch"): (True,),
     ("catalog", "sources"): ("huggingface", "ollama", "lmstudio", "llama.cpp"),
 }
 """Values that a later release will have, of keys (or in lists) that are there today."""
@@ -91,7 +92,7 @@ class Scheduler(Table):
     max_loaded: Count = 0
     max_wait: Duration = _as_written("30s")
     min_residency: FiniteDuration = _as_written("2s")
-    prefetch: bool = True
+    prefetch: Literal[False] = False
     load_timeout: SomeDuration = _as_written("5m")
 
 

@@ -1,6 +1,6 @@
 """Seconds: what loading, losing, waiting and computing elsewhere would cost, from what was seen before.
 
-Pure questions over the state for `planner`, `queueing` and `foresight`; guesses stand in until something was
+Pure questions over the state for `planner`, `eviction` and `queueing`; guesses stand in until something was
 measured. A price is the waiting of all requests concerned, in seconds, added up.
 """
 
@@ -18,9 +18,8 @@ from swapd.units import GiB, Seconds
 
 START: Final[Seconds] = 0.8
 """Of a worker until it reads the file, as long as nothing was measured."""
-WARM_RATE: Final = 6 * GiB
-COLD_RATE: Final = 1 * GiB
-"""Bytes a second from page cache and from disk to a card: guesses of the careful kind."""
+RATE: Final = 3 * GiB
+"""Bytes a second from the file to the card, until it was measured."""
 UNLOAD: Final[Seconds] = 0.5
 """Until the memory of a worker told to leave is seen free."""
 ANSWER: Final[Seconds] = 4.0
@@ -38,12 +37,9 @@ def past(state: State, variant: Variant) -> Past:
 
 
 def load(state: State, variant: Variant, share: float = 1.0) -> Seconds:
-    """From the start of its worker until it answers; the file as warm as it was last seen."""
-    known, size = past(state, variant), variant.shape.weights
-    warm = known.warm_load if known.warm_load is not None else START + size / WARM_RATE
-    cold = known.cold_load if known.cold_load is not None else max(warm, START + size / COLD_RATE)
-    warmth = state.warmth.get(variant.id, 1.0)
-    full = warm + (1.0 - warmth) * (cold - warm)
+    """From the start of its worker until it answers."""
+    known = past(state, variant).load
+    full = START + variant.shape.weights / RATE if known is None else known
     return full if share >= 1 else min(full, START + share * max(0.0, full - START))
 
 

@@ -26,8 +26,6 @@ class Choice(StrEnum):
     REFUSE = "refuse"
     UNLOAD = "unload"
     """A resident was retired; the reason says why."""
-    PREFETCH = "prefetch"
-    """Nobody has asked for it yet."""
 
 
 @dataclass(frozen=True, slots=True)

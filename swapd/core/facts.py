@@ -120,9 +120,6 @@ class Facts(Turn):
         self._remember_asked(event.variant.id)
 
     def _remember_asked(self, variant: VariantId) -> None:
-        last, self.state = self.state.last_asked, replace(self.state, last_asked=variant)
-        if last is not None and last != variant:
-            self.remember(last, self.past(last).followed_by(variant))
         self.remember(variant, self.past(variant).asked(self.state.now))
 
     def _end(self, event: RequestEnded) -> None:
@@ -166,7 +163,6 @@ class Facts(Turn):
         self.state = replace(
             self.state,
             devices=event.devices,
-            warmth={**self.state.warmth, **dict(event.warm)} if event.warm else self.state.warmth,
             measured_at=None if is_outdated else self.state.now,
             is_measuring=False,
             is_outdated=False,
@@ -230,7 +226,7 @@ class Facts(Turn):
         self.put(ready)
         if resident.started_at is not None and resident.placement.share >= 1:
             took = now - resident.started_at
-            self.remember(resident.variant.id, self.past(resident.variant.id).loaded(took, resident.warmth))
+            self.remember(resident.variant.id, self.past(resident.variant.id).loaded(took))
         self.memory_moved()
 
     def _died(self, event: WorkerDied) -> None:

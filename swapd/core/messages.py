@@ -55,7 +55,6 @@ class Policy:
     overflow: Overflow = Overflow.AUTO
     ranking: Ranking = Ranking.COST
     """`policy` in the configuration."""
-    prefetch: bool = True
 
 
 # --- facts
@@ -128,8 +127,6 @@ class MemoryMeasured:
 
     at: Seconds
     devices: tuple[Device, ...]
-    warm: tuple[tuple[VariantId, float], ...] = ()
-    """Of models that are waited for or loaded: the share of the file in page cache. Others: not looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,13 +299,6 @@ class SizePlacement:
 
 
 @dataclass(frozen=True, slots=True)
-class WarmFile:
-    """Read the model's file into page cache, in the background and as far as there is memory to spare for it."""
-
-    variant: Variant
-
-
-@dataclass(frozen=True, slots=True)
 class Note:
     """Nothing to do: why the orders beside it were given, for people."""
 
@@ -316,13 +306,5 @@ class Note:
 
 
 Command: TypeAlias = (
-    StartWorker
-    | StopWorker
-    | GrantLease
-    | RefuseRequest
-    | RevokeLease
-    | MeasureMemory
-    | SizePlacement
-    | WarmFile
-    | Note
+    StartWorker | StopWorker | GrantLease | RefuseRequest | RevokeLease | MeasureMemory | SizePlacement | Note
 )

@@ -104,8 +104,6 @@ class Resident:
     retired: Retirement | None = None
     started_at: Seconds | None = None
     """When its worker was started."""
-    warmth: float | None = None
-    """The share of its file in page cache then."""
     kept: Tokens = 0
     """Of its last conversation: what would have to be computed again."""
     wanted_layers: int | None = None

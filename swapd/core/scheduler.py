@@ -260,8 +260,7 @@ class _Step(Facts):
             if not Footprint.of({d: held[d] + own[d] for d in own}).fits(self.state.budgets()):
                 continue
             now = self.state.now
-            warmth = self.state.warmth.get(resident.variant.id)
-            self.put(replace(resident.after(Trigger.ROOM_MADE), progress_at=now, started_at=now, warmth=warmth))
+            self.put(replace(resident.after(Trigger.ROOM_MADE), progress_at=now, started_at=now))
             count = len(self.state.waiting.get(resident.variant.id, ()))
             reason = f"{count} waiting; predicted " + ", ".join(
                 f"{format_bytes(size)} on {device}" for device, size in resident.predicted.parts

@@ -87,9 +87,6 @@ class State:
     yields: tuple[Yield, ...] = ()
     pasts: Mapping[VariantId, Past] = field(default_factory=dict)
     """Of every variant that was ever asked for."""
-    warmth: Mapping[VariantId, float] = field(default_factory=dict)
-    """The share of the file that was in page cache when last looked at."""
-    last_asked: VariantId | None = None
     told: Mapping[VariantId, tuple[str, ...]] = field(default_factory=dict)
     """Of groups that wait: the last note about it in short, so that it is not written again and again."""
     relieved_at: Seconds = 0.0

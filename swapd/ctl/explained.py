@@ -26,7 +26,6 @@ _DID: Final = {
     "wait": "has to wait",
     "refuse": "refused",
     "unload": "unloaded",
-    "prefetch": "read ahead",
 }
 
 

@@ -32,7 +32,6 @@ from swapd.core.messages import (
     StartWorker,
     StopWorker,
     TimerFired,
-    WarmFile,
     WorkerDied,
     WorkerGone,
     WorkerLoaded,
@@ -216,7 +215,7 @@ class Engine:
                     waiter.set_exception(Refused(command))
             case RevokeLease(request):
                 self._revoked[request] = command
-            case WarmFile() | Note():
+            case Note():
                 pass  # the journal keeps notes
             case _:
                 assert_never(command)

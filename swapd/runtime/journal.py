@@ -25,7 +25,6 @@ from swapd.core.messages import (
     SizePlacement,
     StartWorker,
     StopWorker,
-    WarmFile,
     WorkerDied,
     WorkerGone,
     WorkerLoaded,
@@ -118,7 +117,7 @@ class Journal:
             case Note(decision):
                 self.decisions.append(Decided(step, datetime.now(UTC), decision))
                 self._tell("decision", model=decision.model, choice=str(decision.choice), reason=decision.reason)
-            case MeasureMemory() | WarmFile():
+            case MeasureMemory():
                 pass
 
     def _tell(self, kind: str, **facts: object) -> None:

@@ -26,7 +26,6 @@ from swapd.core.messages import (
     StopRequested,
     StopWorker,
     UnloadRequested,
-    WarmFile,
     WorkerDied,
     WorkerGone,
     WorkerLoaded,
@@ -161,7 +160,7 @@ class Books(Reasons):
                 self.processes[ask.resident].leases.discard(command.request)
             case StopWorker():
                 self._stop(command)
-            case WarmFile() | Note():
+            case Note():
                 pass
             case MeasureMemory():
                 if self.is_measuring:

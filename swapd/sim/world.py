@@ -31,7 +31,6 @@ from swapd.core.messages import (
     TimerFired,
     UnloadRequested,
     Usage,
-    WarmFile,
     YieldRequested,
 )
 from swapd.core.model import DeviceId, RequestId, VariantId
@@ -249,7 +248,7 @@ class World(Machine):
                 self._stop(self.books.processes[command.resident])
             case MeasureMemory():
                 self._later(self._delay() / 10, self._measure)
-            case WarmFile() | Note():
+            case Note():
                 pass
             case SizePlacement():
                 self._later(20.0 if self._goes_wrong() else self._delay(), lambda: self._size(command))
