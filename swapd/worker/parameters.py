@@ -44,7 +44,9 @@ class ModelParameters:
         self.devices: list[int] = backends.devices(order.devices) if self.on_gpu else []
         """ggml's handles, in the order of the names."""
         self._list = (ctypes.c_void_p * (len(self.devices) + 1))(*self.devices, None)
-        self._split = (ctypes.c_float * C.llama_max_devices())(*order.tensor_split)
+        # Also for one card: without shares llama.cpp makes them from what is free, and of a full card that is 0 of 0.
+        shares = order.tensor_split or (1.0,) * len(self.devices)
+        self._split = (ctypes.c_float * C.llama_max_devices())(*shares)
         self._overrides = _experts_on_cpu(order) if self.on_gpu else None
 
         @C.llama_progress_callback  # type: ignore[untyped-decorator]
@@ -57,7 +59,7 @@ class ModelParameters:
         params.devices = ctypes.cast(self._list, ctypes.c_void_p)
         params.n_gpu_layers = order.gpu_layers if self.on_gpu else 0
         params.split_mode = C.LLAMA_SPLIT_MODE_LAYER if len(self.devices) > 1 else C.LLAMA_SPLIT_MODE_NONE
-        if order.tensor_split:
+        if self.devices:
             params.tensor_split = self._split
         if self._overrides is not None:
             params.tensor_buft_overrides = ctypes.cast(self._overrides, ctypes.c_void_p)

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from swapd.core.model import DeviceId, Placement, ResidentId, Shape, Variant, VariantId
+from swapd.demo import models
+from swapd.errors import Death, WorkerFailed
 from swapd.host.memory import MachineMemory
 from swapd.pool.pool import Pool
 from swapd.units import GiB, MiB
@@ -55,6 +58,22 @@ async def test_a_machine_without_a_driver_has_the_cards_of_ggml(gpu: SoftGPU, po
     first, second, _ = await asyncio.to_thread(memory.measure, {})
     assert (first.id, first.source, first.pci, first.total) == ("softgpu:0", "ggml", "SoftGPU0", GiB)
     assert (second.id, second.free) == ("softgpu:1", 512 * MiB)
+
+
+async def test_a_card_that_others_have_filled_is_no_fault_of_the_file(
+    gpu: SoftGPU, pool: Pool
+) -> None:
+    """llama.cpp divides by what is free where it is not told the shares of the cards."""
+    path = models.folder() / "smollm2-135m.gguf"
+    if not path.is_file():
+        pytest.skip(f"no {path}: run python -m swapd.demo.models")
+    shape = Shape("llama", 30, 576, 9, (3,) * 30, 64, 64, 49152, 8192, 98 * MiB)
+    variant = Variant(VariantId("v"), "v", str(path), shape, 512, 1)
+    whole = Placement((DeviceId("cuda:0"),), 31, 31, 512)
+    with gpu.foreign(gpu.free(), 0), pytest.raises(WorkerFailed) as failure:
+        await pool.start(ResidentId(1), variant, whole, ("50f7:01:00.0",), lambda fraction: None)
+    assert failure.value.death is Death.OUT_OF_MEMORY
+    await pool.stop(ResidentId(1))
 
 
 async def test_the_build_is_known_when_the_first_spare_has_started(pool: Pool) -> None:
