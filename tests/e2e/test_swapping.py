@@ -59,7 +59,8 @@ def test_official_clients_chat_with_both_models_while_they_swap(start: Start) ->
     with openai.OpenAI(base_url=f"{daemon.url}/v1", api_key="none", max_retries=0) as client:
         for model in (SMOL, GEMMA):
             whole = client.chat.completions.create(model=model, messages=TURN, max_tokens=12, temperature=0)
-            assert whole.choices[0].message.content
+            # The first greedy token may be the end of the turn: which it is hangs on how the CPU rounds.
+            assert whole.choices[0].message.content or whole.choices[0].finish_reason == "stop"
             assert whole.usage is not None
             assert whole.usage.completion_tokens <= 12
             stream = client.chat.completions.create(
@@ -74,9 +75,9 @@ def test_official_clients_chat_with_both_models_while_they_swap(start: Start) ->
             answer = other.chat(
                 model, [{"role": "user", "content": "Say hello."}], options={"num_predict": 8, "temperature": 0}
             )
-            assert answer.message.content
-            parts = other.generate(model, "Say hello.", stream=True, options={"num_predict": 8, "temperature": 0})
-            assert "".join(part.response for part in parts)
+            assert answer.message.content or answer.done_reason == "stop"
+            parts = list(other.generate(model, "Say hello.", stream=True, options={"num_predict": 8, "temperature": 0}))
+            assert "".join(part.response for part in parts) or parts[-1].done_reason == "stop"
             assert [resident.model for resident in other.ps().models] == [model]
         assert {model.model for model in other.list().models} == {SMOL, GEMMA}
 
