@@ -60,9 +60,7 @@ async def test_a_machine_without_a_driver_has_the_cards_of_ggml(gpu: SoftGPU, po
     assert (second.id, second.free) == ("softgpu:1", 512 * MiB)
 
 
-async def test_a_card_that_others_have_filled_is_no_fault_of_the_file(
-    gpu: SoftGPU, pool: Pool
-) -> None:
+async def test_a_card_that_others_have_filled_is_no_fault_of_the_file(gpu: SoftGPU, pool: Pool) -> None:
     """llama.cpp divides by what is free where it is not told the shares of the cards."""
     path = models.folder() / "smollm2-135m.gguf"
     if not path.is_file():
