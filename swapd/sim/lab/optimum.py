@@ -161,7 +161,7 @@ def _steps(trail: _Trail | None) -> list[Step]:
 # --- a bound for any trace
 
 
-_WINDOW: Final = 5
+_WINDOW: Final = 6
 """Calls that are looked at together."""
 
 
@@ -177,7 +177,7 @@ def lower_bound(trace: Trace, unload_s: Seconds = UNLOAD) -> Seconds:
     3. Delay is at least start less arrival, for a call computes for `alone_s` at least. So the delays of a few calls
        sum up to no less than the least sum of starts less arrivals, over all orders of starting, if each starts as
        early as 1 and 2 permit: leaving out other calls and what 1 and 2 do not say only permits more.
-    4. Windows of consecutive calls do not overlap, so their sums add up. The windows are the best of at most five.
+    4. Windows of consecutive calls do not overlap, so their sums add up. The windows are the best of at most six calls.
 
     How much computes at once on the card is not used, nor sets of three that fit in pairs: the true optimum is higher,
     most of all at a high load. Raises nothing: a model that fits nowhere is as good as alone.
