@@ -13,7 +13,7 @@ from statistics import mean, stdev
 import pytest
 
 from swapd.sim.lab.generate import CARD, KINDS, SMALL, d_inference, kinds, make, small
-from swapd.sim.lab.trace import Call, Trace, lines, load, parse, service_s
+from swapd.trace import Call, Trace, lines, load, parse, service_s
 from swapd.units import GiB
 
 _LOADS = (0.3, 0.6, 0.8, 0.9)

@@ -7,7 +7,7 @@ from itertools import permutations
 import pytest
 
 from swapd.sim.lab import generate, optimum
-from swapd.sim.lab.trace import Call, Trace, service_s
+from swapd.trace import Call, Trace, service_s
 
 UNLOAD = 0.3
 

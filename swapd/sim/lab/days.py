@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 from swapd.sim.lab import habits
 from swapd.sim.lab.habits import Story
-from swapd.sim.lab.trace import TraceModel, service_s
+from swapd.trace import TraceModel, service_s
 from swapd.units import GiB, Seconds
 
 _BANDWIDTH: Final = 1008e9 * 0.6

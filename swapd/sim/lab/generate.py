@@ -15,7 +15,7 @@ from typing import Final
 from swapd.sim.lab import days, habits
 from swapd.sim.lab.days import Day, Laid, model, renewed, seldom, work_of
 from swapd.sim.lab.habits import Story
-from swapd.sim.lab.trace import Call, Trace, TraceModel
+from swapd.trace import Call, Trace, TraceModel
 from swapd.units import Bytes, GiB, Seconds
 
 CARD: Final[Bytes] = 47 * GiB // 2

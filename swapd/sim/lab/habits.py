@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
-from swapd.sim.lab.trace import Call, TraceModel
+from swapd.trace import Call, TraceModel
 from swapd.units import Seconds, Tokens
 
 CONTEXT: Final[Tokens] = 16_000

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Final, TypeAlias
 
-from swapd.sim.lab.trace import Call, Trace, TraceModel
+from swapd.trace import Call, Trace, TraceModel
 from swapd.units import Seconds
 
 MOST: Final = 12

@@ -1,6 +1,6 @@
 """A day of requests as values: the models, how fast they are, and who called when. Read and written as JSON lines.
 
-Made by `generate` and by the journal's replay file; run by `run`. Knows no policy and no file.
+Made by `sim/lab/generate` and written by the daemon (`runtime/replay`); read by `sim/lab`. Knows no policy and no file.
 """
 
 from __future__ import annotations
