@@ -1,0 +1,162 @@
+"""A trace under a policy: the core itself, or a rival, deciding on the lab's card. Deterministic.
+
+Called by `report`'s users: the benchmark, `swapctl replay` and the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from swapd.core.eviction import next_deadline
+from swapd.core.messages import (
+    Command,
+    Event,
+    GrantLease,
+    MeasureMemory,
+    MemoryMeasured,
+    PinsChanged,
+    PlacementSized,
+    Policy,
+    RefuseRequest,
+    RequestArrived,
+    RequestEnded,
+    RevokeLease,
+    SizePlacement,
+    StartWorker,
+    StopWorker,
+    TimerFired,
+    Usage,
+    WorkerGone,
+    WorkerLoaded,
+)
+from swapd.core.model import HOST, Device, DeviceId, DeviceKind, RequestId, ResidentId, Shape, Variant, VariantId
+from swapd.core.scheduler import step
+from swapd.core.state import State
+from swapd.sim.lab.card import Card, Load, Mind, Served
+from swapd.sim.lab.rivals import RIVALS
+from swapd.trace import Call, Trace, TraceModel
+from swapd.units import GiB, Seconds
+
+CORE: Final = ""
+"""The name of no rival."""
+_CARD: Final = DeviceId("cuda:0")
+_ROOMY: Final = 16 * GiB
+"""Host memory of the lab's machine besides what the trace says: for processes, which the trace does not count."""
+
+
+class Refused(Exception):
+    """The core refused a call of the trace: its model fits nowhere under this policy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a trace went, in order of ending, and every load."""
+
+    served: tuple[Served, ...]
+    loads: tuple[Load, ...]
+    evictions: int
+
+
+def run(trace: Trace, policy: Policy | None = None, rival: str = CORE) -> Outcome:
+    """The trace under the core with this policy, or under one of RIVALS. Of the policy no reserves: `trace.card` is
+    what residents may hold.
+
+    Raises Refused, KeyError for an unknown rival, card.Overcommitted for a bug of whoever decides.
+    """
+    mind: Mind = RIVALS[rival]() if rival else _Core(trace, policy or Policy())
+    card = Card(trace, mind)
+    card.run()
+    return Outcome(tuple(card.served), tuple(card.loads), card.evictions)
+
+
+class _Core(Mind):
+    """The core as it is, told about the card as the shell tells it about the machine."""
+
+    def __init__(self, trace: Trace, policy: Policy) -> None:
+        self.trace = trace
+        self.variants: Mapping[str, Variant] = {model.name: _variant(model) for model in trace.models}
+        policy = replace(policy, vram_reserve=0, vram_limit="100%", host_reserve=0, max_queue=10**9)
+        self.state = State(policy=policy)
+        pins = frozenset(self.variants[model.name].id for model in trace.models if model.pin)
+        self.state, _ = step(self.state, PinsChanged(0.0, pins))
+        self._wakes: Seconds | None = None
+
+    def arrived(self, call: Call) -> None:
+        model = self.card.models[call.model]
+        self._tell(
+            RequestArrived(
+                self.card.now,
+                RequestId(call.id),
+                self.variants[call.model],
+                None,
+                model.keep_alive,
+                max(call.priority, model.priority),
+            )
+        )
+
+    def left(self, call: Call) -> None:
+        self._tell(RequestEnded(self.card.now, RequestId(call.id)))
+
+    def ended(self, call: Call, usage: Usage) -> None:
+        self._tell(RequestEnded(self.card.now, RequestId(call.id), usage))
+
+    def ready(self, resident: int) -> None:
+        self._tell(WorkerLoaded(self.card.now, ResidentId(resident)))
+
+    def gone(self, resident: int) -> None:
+        self._tell(WorkerGone(self.card.now, ResidentId(resident)))
+
+    def woken(self) -> None:
+        self._tell(TimerFired(self.card.now))
+
+    def wakes_at(self) -> Seconds | None:
+        return self._wakes
+
+    def _tell(self, event: Event) -> None:
+        """The event, and what the machine answers at once: measurements and sizes."""
+        events = [event]
+        for told in events:
+            self.state, commands = step(self.state, told)
+            for command in commands:
+                answer = self._perform(command)
+                if answer is not None:
+                    events.append(answer)
+        self._wakes = next_deadline(self.state)
+
+    def _perform(self, command: Command) -> Event | None:
+        now = self.card.now
+        match command:
+            case StartWorker(resident, variant, placement):
+                self.card.start(resident, variant.name, placement.gpu_layers / placement.layers)
+            case StopWorker(resident):
+                self.card.stop(resident)
+            case GrantLease(request, resident):
+                self.card.grant(request, resident)
+            case MeasureMemory():
+                return MemoryMeasured(now, self._devices())
+            case SizePlacement(variant, placement):  # the arithmetic is exact for such models
+                return PlacementSized(now, variant.id, placement, None)
+            case RefuseRequest() | RevokeLease():
+                raise Refused(command.reason)
+            case _:
+                pass
+        return None
+
+    def _devices(self) -> tuple[Device, ...]:
+        residents = self.card.residents.values()
+        card = tuple((ResidentId(r.id), r.card) for r in residents if r.card)
+        host = tuple((ResidentId(r.id), r.host) for r in residents if r.host)
+        total = self.trace.host + _ROOMY
+        return (
+            Device(_CARD, "lab", DeviceKind.GPU, "lab", self.trace.card, self.trace.card - self.card.used, card),
+            Device(HOST, "lab", DeviceKind.HOST, "lab", total, total - self.card.used_host, host),
+        )
+
+
+def _variant(model: TraceModel) -> Variant:
+    """One for which the core's arithmetic comes to `model.size` with all layers on the card: nothing but weights."""
+    layers = model.layers - 1
+    shape = Shape("lab", layers, 0, 0, (0,) * layers, 0, 0, 0, 4096, model.size)
+    return Variant(VariantId(model.name), model.name, f"/{model.name}.gguf", shape, 4096, model.slots)
