@@ -88,6 +88,8 @@ class Load:
     size: Bytes
     """Moved to the card."""
     is_warm: bool
+    is_swap: bool
+    """Somebody left since the load before it, while somebody waited."""
 
 
 class Mind(ABC):
@@ -131,6 +133,7 @@ class Card:
         self.loads: list[Load] = []
         self.evictions = 0
         """Residents that were told to leave while somebody waited."""
+        self._left_for_next = False
         self.waiting: dict[str, Call] = {}
         self._running: dict[str, Running] = {}
         self._cache: OrderedDict[str, Bytes] = OrderedDict()
@@ -154,7 +157,8 @@ class Card:
         whole = model.load_s if is_warm else model.cold_load_s
         end = self.now + min(whole, START + share * max(0.0, whole - START))
         self._read(model)
-        self.loads.append(Load(self.now, end, name, on_card, is_warm))
+        self.loads.append(Load(self.now, end, name, on_card, is_warm, self._left_for_next))
+        self._left_for_next = False
         self._at(end, "ready", loaded)
 
     def stop(self, resident: int) -> None:
@@ -164,6 +168,7 @@ class Card:
             raise Overcommitted(f"resident {resident} cannot be stopped")
         loaded.is_ending, loaded.is_ready = True, False
         self.evictions += bool(self.waiting)
+        self._left_for_next |= bool(self.waiting)
         self._at(self.now + UNLOAD, "gone", loaded)
 
     def grant(self, call_id: str, resident: int) -> None:

@@ -156,7 +156,7 @@ class ResidentFirst(_Rival):
 
 
 class KeepAliveFirst(Fifo):
-    """By arrival; the victim is the idle one with the shortest keep-alive, of equals the first by name, as in Ollama."""
+    """By arrival; the idle one with the shortest keep-alive leaves, of equals the first by name: as in Ollama."""
 
     keep_alive = 300.0
 
