@@ -1,4 +1,4 @@
-"""Run the measurements: `python -m benchmarks [streams …]`.
+"""Run the measurements: `python -m benchmarks [streams lab …]`.
 
 LLAMA_SERVER names a llama-server to compare with (built from llama-cpp-python's source package, say);
 without one the figures of swapd stand alone.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import streams
+from benchmarks import lab, streams
 
-MEASUREMENTS = {"streams": streams.main}
+MEASUREMENTS = {"streams": streams.main, "lab": lab.main}
 
 
 def main() -> None:

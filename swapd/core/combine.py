@@ -141,7 +141,7 @@ def leaving(state: State, variants: Sequence[Variant]) -> tuple[tuple[Resident, 
         needs = ", ".join(f"{format_bytes(size)} on {device}" for device, size in verdict.plan.need.parts)
         gone += [(resident, f"for {variant.name}, which needs {needs}") for resident in verdict.plan.leaving]
         place, need, now = verdict.plan.placement, verdict.plan.need, state.now
-        new = Resident(state.next_resident, variant, place, Phase.RESERVED, need, 0.0, now, now)
+        new = Resident(state.next_resident, variant, place, Phase.RESERVED, need, 0.0, now, now, now)
         left = {resident.id: replace(resident, phase=Phase.UNLOADING) for resident in verdict.plan.leaving}
         residents = {**state.residents, **left, new.id: new}
         state = replace(state, residents=residents, next_resident=ResidentId(new.id + 1))

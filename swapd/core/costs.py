@@ -28,6 +28,10 @@ PREFILL: Final = 1500.0
 """Tokens of a prompt a second."""
 CPU_SLOWER: Final = 12.0
 """A token takes so many times longer on the CPU: memory bandwidth of cards and hosts compared."""
+BATCHED: Final = 3
+"""Answers at a time that cost hardly more than one."""
+MOST_BUSY: Final = 0.95
+"""Whoever has more work than time is counted as this busy: the queue that grows ends with the horizon."""
 HORIZON: Final[Seconds] = 120.0
 """Whether a victim is wanted again counts for so long ahead; after that somebody else may have taken its room."""
 
@@ -44,7 +48,7 @@ def load(state: State, variant: Variant, share: float = 1.0) -> Seconds:
 
 
 def answer(state: State, variant: Variant) -> Seconds:
-    """One answer as it was placed before."""
+    """One answer with all of it on the GPU."""
     known = past(state, variant).answer
     return ANSWER if known is None else known
 
@@ -63,6 +67,18 @@ def slowdown(state: State, variant: Variant, placement: Placement) -> float:
     if whole and here and not placement.experts_on_cpu:
         return max(1.0, here / whole)
     return placement.share + (1.0 - placement.share) * CPU_SLOWER
+
+
+def slower_answers(state: State, variant: Variant, placement: Placement, waiting: int) -> Seconds:
+    """What those who wait and those expected lose by a placement in part: their tokens are slower, and where they
+    keep it busy they also wait for each other.
+    """
+    times = slowdown(state, variant, placement)
+    if times <= 1:
+        return 0.0
+    each, often = answer(state, variant), rate(state, variant)
+    busy = min(MOST_BUSY, often * each * times / min(variant.slots, BATCHED))
+    return (waiting + often * HORIZON) * (times / (1.0 - busy) - 1.0) * each
 
 
 def rebuild(state: State, resident: Resident) -> Seconds:

@@ -16,6 +16,8 @@ from swapd.core.resident import STAYING, Phase, Resident
 from swapd.core.state import State
 from swapd.units import Bytes, Seconds
 
+TENURE: Final = 2.0
+"""A resident at work stays so many times as long as it was waited for, whoever is overdue."""
 CLEARLY: Final = 0.7
 """The order of last use is left only for victims that cost less than so much of it: measured seconds are noisy."""
 
@@ -36,7 +38,7 @@ def stalled(state: State) -> tuple[Resident, ...]:
 
 
 def is_evictable(state: State, resident: Resident, *, busy: bool, is_hurried: bool = True) -> bool:
-    """Ready and not pinned; idle, or with `busy` also at work, once it has served `min_residency` and its own.
+    """Ready and not pinned; idle, or with `busy` also at work, once it has served its tenure and its own.
 
     Not `is_hurried`: at some time it will have, also if it is only coming.
     """
@@ -48,8 +50,16 @@ def is_evictable(state: State, resident: Resident, *, busy: bool, is_hurried: bo
         return False
     if state.is_idle(resident):
         return True
+    return busy and state.now >= tenure_ends(state, resident) and state.has_served_its_own(resident)
+
+
+def tenure_ends(state: State, resident: Resident) -> Seconds:
+    """Until then one that always has work is left to it: the longer, the longer it was waited for. Where everybody
+    waits long, leaving sooner costs more in swaps than those who wait would gain.
+    """
     loaded_at = state.now if resident.loaded_at is None else resident.loaded_at
-    return busy and state.now >= loaded_at + state.policy.min_residency and state.has_served_its_own(resident)
+    waited = min(state.policy.max_wait, resident.since - resident.asked_at)
+    return loaded_at + max(state.policy.min_residency, TENURE * waited)
 
 
 def victims(
@@ -133,7 +143,8 @@ def next_deadline(state: State) -> Seconds | None:
         if resident.phase is Phase.LOADING:
             times.append(resident.progress_at + policy.load_timeout)
         if resident.phase is Phase.READY and resident.loaded_at is not None and state.waiting:
-            times.append(resident.loaded_at + policy.min_residency)
-    times += [group.since + policy.max_wait for group in state.waiting.values() if not state.is_overdue(group)]
+            times.append(tenure_ends(state, resident))
+    for group in state.waiting.values():
+        times += [state.overdue_at(group), state.pressing_at(group)]
     due = [time for time in times if time > state.now and not math.isinf(time)]
     return min(due, default=None)

@@ -12,6 +12,7 @@ from swapd.core import planner
 from swapd.core.group import Waiting
 from swapd.core.messages import (
     Event,
+    GrantLease,
     LessonsRead,
     LoadProgressed,
     MeasurementDue,
@@ -35,12 +36,16 @@ from swapd.core.messages import (
 from swapd.core.model import Footprint, ResidentId, VariantId
 from swapd.core.past import kept_tokens
 from swapd.core.resident import STAYING, Cause, Phase, Resident, Trigger
-from swapd.core.state import Yield
+from swapd.core.state import Measurement, Yield
 from swapd.core.turn import Turn
 from swapd.errors import Death
+from swapd.units import Seconds
 
 MAX_TRIES: Final = 2
 """Loads that may fail under one request before it is refused."""
+SIZE_AGAIN: Final[Seconds] = 60.0
+"""So long after a sizing failed the next request has it tried again; after each failure in a row twice as long."""
+SIZE_AGAIN_MOST: Final[Seconds] = 3600.0
 
 
 class ImpossibleFact(Exception):
@@ -85,6 +90,7 @@ class Facts(Turn):
             case WorkerGone():
                 resident = self._known(event.resident)
                 if resident is not None and resident.phase is Phase.UNLOADING:
+                    self._remember_left(resident)
                     self.put(resident.after(Trigger.FREED))
                     self.memory_moved()
             case TimerFired():
@@ -118,9 +124,21 @@ class Facts(Turn):
         )
         self.queue(waiting)
         self._remember_asked(event.variant.id)
+        if self._may_be_sized_again(event.variant.id):
+            self.state = replace(self.state, unsizable=self.state.unsizable - {event.variant.id})
 
     def _remember_asked(self, variant: VariantId) -> None:
         self.remember(variant, self.past(variant).asked(self.state.now))
+
+    def _may_be_sized_again(self, variant: VariantId) -> bool:
+        """What kept llama.cpp from sizing it may have passed: too little memory, mostly."""
+        if variant not in self.state.unsizable or variant not in self.state.failed_sizings:
+            return False
+        failures, last = self.state.failed_sizings[variant]
+        pause = SIZE_AGAIN
+        for _ in range(failures - 1):
+            pause = min(SIZE_AGAIN_MOST, 2 * pause)
+        return self.state.now >= last + pause
 
     def _end(self, event: RequestEnded) -> None:
         request = event.request
@@ -135,7 +153,9 @@ class Facts(Turn):
         resident = replace(self.state.residents[holder], used_at=self.state.now)
         if event.usage is not None:
             resident = replace(resident, kept=kept_tokens(event.usage))
-            answered = self.past(resident.variant.id).answered(event.usage, resident.placement.gpu_layers)
+            answered = self.past(resident.variant.id).answered(
+                event.usage, resident.placement.gpu_layers, resident.placement.share
+            )
             self.remember(resident.variant.id, answered)
         self.put(resident)
 
@@ -179,8 +199,21 @@ class Facts(Turn):
             if measured != resident.measured:
                 resident = replace(resident, measured=measured)
                 self.put(resident)
-                self.learn(resident.variant.id, resident.placement, resident.footprint)
+                self._remember_measured(resident, measured)
+                self._learn_at_least(resident, resident.footprint)
                 self._learn_overhead(resident, measured)
+
+    def _remember_measured(self, resident: Resident, measured: Footprint) -> None:
+        """Beside what was predicted first: a lesson without that was learnt by who did not keep it."""
+        key = (resident.variant.id, resident.placement)
+        earlier = {known: each for known, each in self.state.measurements.items() if known != key}
+        before = self.state.measurements.get(key)
+        first = before.predicted if before is not None else None if key in self.state.lessons else resident.predicted
+        self.state = replace(self.state, measurements={**earlier, key: Measurement(first, measured)})
+
+    def _learn_at_least(self, resident: Resident, lesson: Footprint) -> None:
+        floor = self.state.floors.get((resident.variant.id, resident.placement), Footprint())
+        self.learn(resident.variant.id, resident.placement, lesson.at_least(floor))
 
     def _learn_overhead(self, resident: Resident, measured: Footprint) -> None:
         """What the process takes on its cards besides what llama.cpp counts: contexts, pools."""
@@ -193,8 +226,12 @@ class Facts(Turn):
         key = (event.variant, event.placement)
         self.state = replace(self.state, sizing=self.state.sizing - {key})
         if event.size is None:
-            self.state = replace(self.state, unsizable=self.state.unsizable | {event.variant})
+            failures, _ = self.state.failed_sizings.get(event.variant, (0, 0.0))
+            failed = {**self.state.failed_sizings, event.variant: (failures + 1, self.state.now)}
+            self.state = replace(self.state, unsizable=self.state.unsizable | {event.variant}, failed_sizings=failed)
         else:
+            failed = {v: each for v, each in self.state.failed_sizings.items() if v != event.variant}
+            self.state = replace(self.state, unsizable=self.state.unsizable - {event.variant}, failed_sizings=failed)
             sizes = {**self.state.sizes, key: event.size}
             self.state = replace(self.state, sizes=sizes, overheads={**dict(event.beside), **self.state.overheads})
 
@@ -224,10 +261,32 @@ class Facts(Turn):
         now = self.state.now
         ready = replace(resident.after(Trigger.LOADED), progress=1.0, progress_at=now, loaded_at=now, used_at=now)
         self.put(ready)
+        self._fulfil(ready)
         if resident.started_at is not None and resident.placement.share >= 1:
             took = now - resident.started_at
             self.remember(resident.variant.id, self.past(resident.variant.id).loaded(took))
         self.memory_moved()
+
+    def _own_wishes(self, variant: VariantId) -> tuple[Waiting, ...]:
+        """To have it placed again."""
+        return tuple(w for w in self.state.waiting.get(variant, ()) if not w.may_evict)
+
+    def _remember_left(self, resident: Resident) -> None:
+        """When whoever is to come again was last used: it is not used by being placed again."""
+        if self._own_wishes(resident.variant.id):
+            self.state = replace(self.state, left={**self.state.left, resident.variant.id: resident.used_at})
+
+    def _fulfil(self, ready: Resident) -> None:
+        """Our own wish for it ends here: it is as old, and stays as long, as the one whose place it takes."""
+        variant = ready.variant.id
+        for wish in self._own_wishes(variant):
+            leaving = [r for r in self.state.residents.values() if r.variant.id == variant and r.id != ready.id]
+            used_at = max((r.used_at for r in leaving), default=self.state.left.get(variant, ready.used_at))
+            self.unqueue(wish)
+            self.say(GrantLease(wish.request, ready.id))
+            keep_alive = ready.keep_alive if wish.keep_alive is None else wish.keep_alive
+            self.put(replace(ready, used_at=used_at, keep_alive=keep_alive))
+        self.state = replace(self.state, left={v: at for v, at in self.state.left.items() if v != variant})
 
     def _died(self, event: WorkerDied) -> None:
         resident = self._known(event.resident)
@@ -243,7 +302,10 @@ class Facts(Turn):
         elif event.death is Death.OUT_OF_MEMORY:  # in use it takes more than was ever measured
             cap = self.state.cap(resident.variant)
             more = {d: min(int(size * planner.OOM_MARGIN), cap[d]) for d, size in resident.footprint.parts if d in cap}
-            self.learn(resident.variant.id, resident.placement, resident.footprint.at_least(Footprint.of(more)))
+            key = (resident.variant.id, resident.placement)
+            floor = self.state.floors.get(key, Footprint()).at_least(Footprint.of(more))
+            self.state = replace(self.state, floors={**self.state.floors, key: floor})
+            self._learn_at_least(resident, resident.footprint)
 
     def load_failed(self, variant: VariantId, death: Death, reason: str) -> None:
         short = death is Death.OUT_OF_MEMORY

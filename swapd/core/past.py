@@ -29,7 +29,7 @@ class Past:
     load: Seconds | None = None
     """From the start of the process until ready, all of it on the GPU."""
     answer: Seconds | None = None
-    """How long one answer takes, from its slot to its end."""
+    """How long one takes from its slot to its end with all of it on the GPU."""
     prefill: float | None = None
     """Tokens a second."""
     token: Mapping[int, Seconds] = field(default_factory=dict)
@@ -49,8 +49,11 @@ class Past:
     def loaded(self, seconds: Seconds) -> Past:
         return replace(self, load=blend(self.load, seconds))
 
-    def answered(self, usage: Usage, gpu_layers: int) -> Past:
-        past = replace(self, answer=blend(self.answer, usage.prefill_s + usage.decode_s))
+    def answered(self, usage: Usage, gpu_layers: int, share: float) -> Past:
+        """`share` of it on the GPU: in part it says nothing of how long a whole one takes."""
+        past = self
+        if share >= 1:
+            past = replace(self, answer=blend(self.answer, usage.prefill_s + usage.decode_s))
         if usage.prompt > 0 and usage.prefill_s > 0:
             past = replace(past, prefill=blend(past.prefill, usage.prompt / usage.prefill_s))
         if usage.output > 1 and usage.decode_s > 0:

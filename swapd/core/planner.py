@@ -225,10 +225,9 @@ class _Question:
                 wait = max(costs.answer(state, r.variant) for r in at_work)
             parts.append(Cost("those at work", count * wait))
         parts += [Cost(f"lose {resident.variant.name}", costs.regret(state, resident)) for resident in leaving]
-        slower = costs.slowdown(state, self.variant, place)
-        if slower > 1:
-            calls = count + min(FUTURE, costs.rate(state, self.variant) * costs.HORIZON)
-            parts.append(Cost("slower answers", calls * (slower - 1) * costs.answer(state, self.variant)))
+        slower = costs.slower_answers(state, self.variant, place, count)
+        if slower:
+            parts.append(Cost("slower answers", slower))
         return tuple(parts)
 
     def _never(self) -> Never:
@@ -236,10 +235,6 @@ class _Question:
         if not self.fixed:
             needs += [self.need(p) for p in placement.alone(self.variant)]
         return Never(min(needs, key=lambda need: need.shortage(self.ceiling)[1]), self.ceiling)
-
-
-FUTURE: Final = 20.0
-"""At most so many later answers are counted for a placement that makes them slower."""
 
 
 def _choose(plans: list[Plan]) -> Go | Wait:

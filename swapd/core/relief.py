@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from swapd.core import footprint, placement
+from swapd.core import costs, eviction, footprint, placement
+from swapd.core.messages import Overflow, Ranking
 from swapd.core.model import Device, DeviceId, DeviceKind, Footprint, Placement
 from swapd.core.resident import Phase, Resident
 from swapd.core.state import State
@@ -89,6 +90,30 @@ def promotable(state: State) -> tuple[Resident, Placement] | None:
             if better is not None and better.share >= resident.placement.share + WORTH:
                 return resident, better
     return None
+
+
+def is_outgrown(state: State, resident: Resident, waiting: int) -> bool:
+    """Whether it is asked for so much more than when it was placed in part that making room for all of it is
+    cheaper, in seconds, than answering these and those expected so slowly.
+    """
+    policy, variant = state.policy, resident.variant
+    if resident.placement.share >= 1 or policy.ranking is not Ranking.COST or policy.overflow is not Overflow.AUTO:
+        return False
+    was_used = resident.loaded_at is not None and resident.used_at > resident.loaded_at
+    if not was_used or resident.is_fixed or state.is_pinned(resident) or not state.has_gpu():
+        return False
+    slower = costs.slower_answers(state, variant, resident.placement, waiting)
+    load = waiting * (costs.load(state, variant) + costs.UNLOAD)
+    if slower <= load:
+        return False
+    own, cap = resident.footprint, state.cap(variant)
+    room = {d: min(size + own[d], cap[d]) for d, size in state.room().items()}
+    for whole in placement.wholes(state, variant, None):
+        need = footprint.predict(state, variant, whole)
+        leaving = eviction.victims(state, need, variant.id, room)
+        if leaving is not None:
+            return slower > load + sum(costs.regret(state, r) for r in leaving)
+    return False
 
 
 def _best(state: State, resident: Resident) -> Placement | None:

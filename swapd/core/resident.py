@@ -95,6 +95,8 @@ class Resident:
     keep_alive: Seconds
     since: Seconds
     """When it was reserved."""
+    asked_at: Seconds
+    """When the oldest came of those for whom it was."""
     used_at: Seconds
     """When its last lease ended; until then when it became ready."""
     measured: Footprint | None = None

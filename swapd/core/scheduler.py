@@ -94,6 +94,10 @@ class _Step(Facts):
 
     def _grant(self) -> None:
         for resident in self.state.in_phases([Phase.READY]):
+            newcomers = self.state.waiting.get(resident.variant.id)
+            if newcomers is not None and relief.is_outgrown(self.state, resident, newcomers.clients):
+                self.retire(resident, Cause.PROMOTED, "asked for too often for an answer from the CPU")
+                continue
             while group := self.state.waiting.get(resident.variant.id):
                 is_full = len(self.state.leases_of(resident.id)) >= resident.variant.slots
                 waiting = self._next_served(resident, group, is_full=is_full)
@@ -186,7 +190,7 @@ class _Step(Facts):
     def _place(self, variant_id: VariantId) -> bool:
         """Give the group a reservation, refuse it, or let it wait for those at work.
 
-        False: it is overdue and still has to wait, so nobody behind it may take room before it.
+        False: it is pressing and still has to wait, so nobody behind it may take room before it.
         """
         group = self.state.waiting[variant_id]
         wish = next((w.gpu_layers for w in group if w.gpu_layers is not None), None) if group.particular else None
@@ -202,7 +206,7 @@ class _Step(Facts):
                 self.size(group.variant, place)
             case planner.Wait(plan, others):
                 self._tell_waiting(group, plan, others)
-                return not self.state.is_overdue(group)
+                return not self.state.is_pressing(group)
             case planner.NoPlace():
                 self.say(Note(explain.refused(group, f"max_loaded is {self.state.policy.max_loaded}")))
                 self._refuse_placeless(group)
@@ -228,13 +232,17 @@ class _Step(Facts):
         pinned = tuple(
             sorted(r.variant.name for r in state.residents.values() if state.is_pinned(r) and r.footprint[device])
         )
+        here = next((each for each in state.devices if each.id == device), None)
         for waiting in group:
+            cap = None if here is None else state.own_cap(waiting.variant, here)
+            is_short = cap is not None and cap <= ceiling.get(device, 0)  # else it is the card
+            own = f", and its max_vram allows {format_bytes(cap or 0)} there" if is_short else ""
             self.unqueue(waiting)
             self.say(
                 RefuseRequest(
                     waiting.request,
                     Refusal.DOES_NOT_FIT,
-                    f"{waiting.variant.name} needs {format_bytes(need[device])} on {device}",
+                    f"{waiting.variant.name} needs {format_bytes(need[device])} on {device}{own}",
                     device,
                     need[device],
                     max(0, ceiling.get(device, 0)),

@@ -28,6 +28,8 @@ from swapd.core.past import Past
 from swapd.core.resident import HOLDING, STAYING, Phase, Resident
 from swapd.units import Bytes, Seconds, parse_share
 
+PRESSING: Final = 3.0
+"""Of `max_wait`: after so long a group that cannot be helped yet stops those behind it from taking room."""
 FRESH: Final[Seconds] = 0.0
 """A measurement older than this is not acted upon: each decision has its own."""
 
@@ -62,6 +64,16 @@ class Yield:
 
 
 @dataclass(frozen=True, slots=True)
+class Measurement:
+    """Of a variant so placed, for people: nobody decides by it."""
+
+    predicted: Footprint | None
+    """Before the first load; None: not remembered."""
+    measured: Footprint
+    """Of the last load."""
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     policy: Policy = field(default=Policy())
     now: Seconds = 0.0
@@ -77,9 +89,16 @@ class State:
     """Memory moved after the measurement under way was ordered: its answer will not do."""
     lessons: Mapping[tuple[VariantId, Placement], Footprint] = field(default_factory=dict)
     """What loads of this variant so placed really took."""
+    floors: Mapping[tuple[VariantId, Placement], Footprint] = field(default_factory=dict)
+    """What running out of memory at work has taught: no lesson falls below it."""
+    measurements: Mapping[tuple[VariantId, Placement], Measurement] = field(default_factory=dict)
+    """The latest last."""
     sizes: Mapping[tuple[VariantId, Placement], Footprint] = field(default_factory=dict)
     """What llama.cpp says that they take, without what a process takes besides."""
     unsizable: frozenset[VariantId] = frozenset()
+    """Of which llama.cpp could not say anything when it was asked last."""
+    failed_sizings: Mapping[VariantId, tuple[int, Seconds]] = field(default_factory=dict)
+    """Of these: how many in a row, and when the last one failed."""
     sizing: frozenset[tuple[VariantId, Placement]] = frozenset()
     """Asked and not yet answered."""
     overheads: Mapping[DeviceId, Bytes] = field(default_factory=dict)
@@ -89,6 +108,8 @@ class State:
     """Of every variant that was ever asked for."""
     told: Mapping[VariantId, tuple[str, ...]] = field(default_factory=dict)
     """Of groups that wait: the last note about it in short, so that it is not written again and again."""
+    left: Mapping[VariantId, Seconds] = field(default_factory=dict)
+    """Of residents that are to be placed again and are gone: when they were last used."""
     relieved_at: Seconds = 0.0
     """When memory was last short; nobody is promoted soon after."""
     next_resident: ResidentId = field(default=ResidentId(1))
@@ -144,9 +165,19 @@ class State:
                 return waiting
         return None
 
+    def overdue_at(self, group: Group) -> Seconds:
+        return group.since + self.policy.max_wait
+
     def is_overdue(self, group: Group) -> bool:
         """The oldest of the group has waited `max_wait`: its swap is forced."""
-        return self.now >= group.since + self.policy.max_wait  # the sum that next_deadline waits for, bit by bit
+        return self.now >= self.overdue_at(group)  # the sum that next_deadline waits for, bit by bit
+
+    def pressing_at(self, group: Group) -> Seconds:
+        return group.since + PRESSING * self.policy.max_wait
+
+    def is_pressing(self, group: Group) -> bool:
+        """Overdue for so long that nobody passes it by any more: room that comes free is for it."""
+        return self.now >= self.pressing_at(group)
 
     # --- memory
 
@@ -224,14 +255,19 @@ class State:
         cards = [device for device in self.devices if device.kind is DeviceKind.GPU] or self.devices
         return max(cards, key=lambda device: (self.budget(device), device.id), default=None)
 
+    def own_cap(self, variant: Variant, device: Device) -> Bytes | None:
+        """What the variant's own `max_vram` lets it take there; None: it has none."""
+        if not variant.max_vram or device.kind is not DeviceKind.GPU:
+            return None
+        return parse_share(variant.max_vram, device.total)
+
     def cap(self, variant: Variant) -> Mapping[DeviceId, Bytes]:
         """The most that the variant may take on each device, whoever else is there."""
         caps: dict[DeviceId, Bytes] = {}
         for device in self.devices:
             most = self.most(device)
-            if variant.max_vram and device.kind is DeviceKind.GPU:
-                most = min(most, parse_share(variant.max_vram, device.total))
-            caps[device.id] = most
+            own = self.own_cap(variant, device)
+            caps[device.id] = most if own is None else min(most, own)
         return caps
 
     @remembered

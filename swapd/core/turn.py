@@ -47,7 +47,7 @@ class Turn:
         now = self.state.now
         new = self.state.next_resident
         keep_alive = self.state.policy.keep_alive if waiting.owner_keep_alive is None else waiting.owner_keep_alive
-        resident = Resident(new, waiting.variant, place, Phase.RESERVED, need, keep_alive, since=now, used_at=now)
+        resident = Resident(new, waiting.variant, place, Phase.RESERVED, need, keep_alive, now, waiting.since, now)
         self.put(replace(resident, wanted_layers=wanted_layers))
         self.state = replace(self.state, next_resident=ResidentId(new + 1))
 

@@ -64,8 +64,11 @@ class Books(Reasons):
                 self._measured(event, taken or {})
             case PlacementSized():
                 if event.size is None:
-                    self.unsizable.add(event.variant)
+                    self.unsizable[event.variant] = (self.unsizable.get(event.variant, (0, 0.0))[0] + 1, event.at)
+                    self.asked_sizes.discard((event.variant, event.placement))
+                    self.guessed.add(event.variant)
                 else:
+                    self.unsizable.pop(event.variant, None)
                     self.sized.add((event.variant, event.placement))
             case YieldRequested():
                 self.memory.lends(event.size, event.at + event.duration)
@@ -168,7 +171,7 @@ class Books(Reasons):
                 self.is_measuring, self.is_outdated = True, False
             case SizePlacement():
                 key = command.variant.id, command.placement
-                if key in self.asked_sizes or command.variant.id in self.unsizable:
+                if key in self.asked_sizes or not self._may_be_sized(command.variant.id):
                     raise self.broken(f"asks again for the size of {command.variant.id}")
                 self.asked_sizes.add(key)
             case StartWorker():
@@ -185,7 +188,7 @@ class Books(Reasons):
         p = self.processes.get(command.resident)
         if p is None or not p.is_ready or not p.stays or self.is_stopping:
             raise self.broken(f"granted {command.request} a resident that is not there")
-        p.used_at, p.keep_least, p.keep_most = self.now, wish.keep_least, wish.keep_most
+        p.used_at, p.keep_least, p.keep_most = wish.used_at, wish.keep_least, wish.keep_most
 
     def _grant(self, command: GrantLease) -> None:
         ask = self.asks.get(command.request)
@@ -251,7 +254,7 @@ class Books(Reasons):
         if not p.is_dead and not self._may_stop(p):
             raise self.broken(f"stopped worker {command.resident} of {p.variant} for nothing")
         if self.is_idle(p) and not p.is_dead and (self._is_pressed(p) or self._may_be_promoted(p)):
-            self.wishes[p.variant] = Wish(p.resident, p.keep_least, p.keep_most)
+            self.wishes[p.variant] = Wish(p.resident, p.keep_least, p.keep_most, p.used_at)
         p.is_stopped = True
         self._memory_moved()
 
@@ -265,7 +268,7 @@ class Books(Reasons):
             raise self.broken(f"started a worker of {new.variant} for nobody")
         if self.memory.stale & set(new.placement.devices):
             raise self.broken("started a worker on a card whose driver does not answer")
-        if (new.variant, new.placement) not in self.sized and new.variant not in self.unsizable:
+        if (new.variant, new.placement) not in self.sized and new.variant not in self.guessed:
             raise self.broken(f"started a worker of {new.variant} without asking what it takes")
         if not self.waiting(new.variant):
             self.replaced += 1

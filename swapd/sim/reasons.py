@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections import deque
 
-from swapd.core.messages import Overflow, Policy
+from swapd.core.messages import Overflow, Policy, Ranking
 from swapd.core.model import HOST, Placement, RequestId, ResidentId, VariantId
 from swapd.errors import Death
 from swapd.sim.memory import Memory
 from swapd.sim.records import NEARLY, Ask, Broken, Process, Wish, line_of
 from swapd.units import FOREVER, Seconds
 
+SIZE_AGAIN: Seconds = 60.0
+"""So long after a failure, and the longer the more there were, nothing more is asked of its size."""
 CALM: Seconds = 5.0
 """So long after a shortage nobody is placed better."""
 
@@ -41,7 +43,10 @@ class Reasons:
         self.last_short: Seconds = -FOREVER
         self.asked_sizes: set[tuple[VariantId, Placement]] = set()
         self.sized: set[tuple[VariantId, Placement]] = set()
-        self.unsizable: set[VariantId] = set()
+        self.unsizable: dict[VariantId, tuple[int, Seconds]] = {}
+        """How often in a row llama.cpp could not say what it takes, and when the last time."""
+        self.guessed: set[VariantId] = set()
+        """It could not at some time: what was reserved then rests on a guess, whatever it has said since."""
         self.is_measuring = self.is_outdated = False
         self.is_stopping = False
         self.story: deque[tuple[Seconds, object]] = deque(maxlen=60)
@@ -74,6 +79,10 @@ class Reasons:
                 return p
         return None
 
+    def _may_be_sized(self, variant: VariantId) -> bool:
+        failures, last = self.unsizable.get(variant, (0, -FOREVER))
+        return self.now >= last + min(3600.0, SIZE_AGAIN * 2.0 ** (min(failures, 20) - 1))
+
     # --- leaving
 
     def _may_stop(self, p: Process) -> bool:
@@ -89,7 +98,7 @@ class Reasons:
         if p.variant in self.pins:
             return False
         has_expired = p.used_at + p.keep_least <= self.now + NEARLY and not self.waiting(p.variant)
-        if has_expired or self._is_pressed(p) or self._may_be_promoted(p):
+        if has_expired or self._is_pressed(p) or self._may_be_promoted(p) or self._may_be_outgrown(p):
             return True
         return self._helps(p)
 
@@ -124,6 +133,12 @@ class Reasons:
         is_calm = self.now >= self.last_short + CALM - NEARLY and not self.waiting()
         return is_calm and p.was_used and p.placement.share < 1 and p.variant not in self.pins | self._fixed()
 
+    def _may_be_outgrown(self, p: Process) -> bool:
+        """In part, used, and asked for again: a price may say that all of it is wanted on the card."""
+        is_priced = self.policy.ranking is Ranking.COST and self.policy.overflow is Overflow.AUTO
+        in_part = p.was_used and p.placement.share < 1 and p.variant not in self.pins | self._fixed()
+        return is_priced and in_part and bool(self.waiting(p.variant))
+
     def _fixed(self) -> set[VariantId]:
         return {v for v, m in self.memory.models.items() if m.variant.gpu_layers is not None}
 
@@ -138,6 +153,7 @@ class Reasons:
         for p in self.processes.values():
             if p.is_gone or not p.is_ready or p.may_drain:
                 continue
+            p.may_drain |= self._may_be_outgrown(p)
             for ask in waiting:
                 since, variant = ask.event.at, ask.event.variant.id
                 if variant == p.variant:
@@ -165,6 +181,6 @@ class Reasons:
         for p in ready:
             others = [o for o in self.processes.values() if o is not p]
             is_partial = p.placement.share < 0.85 and not self._was_fixed(p.variant)
-            could = is_partial and self._may_be_promoted(p) and p.variant not in self.unsizable
+            could = is_partial and self._may_be_promoted(p) and p.variant not in self.guessed
             if could and self.memory.is_exact and self.memory.could_be_whole(p, others):
                 raise self.broken(f"at rest {p.variant} is placed in part though all of it would fit")

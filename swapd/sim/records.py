@@ -110,6 +110,8 @@ class Wish:
     resident: ResidentId
     keep_least: Seconds
     keep_most: Seconds
+    used_at: Seconds
+    """Being placed again is no use."""
 
 
 @dataclass(frozen=True, slots=True)

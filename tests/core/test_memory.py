@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from swapd.core.footprint import PROCESS, arithmetic
 from swapd.core.messages import MemoryMeasured, RefuseRequest
 from swapd.core.model import HOST, Device, DeviceKind, Footprint, Placement
+from swapd.core.planner import OOM_MARGIN
 from swapd.core.state import FRESH
 from swapd.units import GiB
-from tests.core.builders import CARD, MEASURE, Desk, Phase, refused, started, stopped, variant
+from tests.core.builders import CARD, MEASURE, Death, Desk, Phase, refused, started, stopped, variant
 
 A, B = variant("a", 6 * GiB), variant("b", 4 * GiB)
 
@@ -147,6 +152,62 @@ def test_a_room_taken_by_others_is_promised_to_nobody_any_more() -> None:
     desk.gone(1)
     assert refused(desk.measured()) == {"1": "does not fit"}
     assert desk.phase(2) is Phase.GONE
+
+
+def test_what_running_out_of_memory_at_work_has_taught_outlives_later_measurements() -> None:
+    """Found by reading: the next load, measured before it was at work, took the lesson back."""
+    desk = Desk()
+    desk.serve(A, "1")
+    desk.died(1, Death.OUT_OF_MEMORY)
+    desk.ends("1")
+    desk.gone(1)
+    taught = int(6 * GiB * OOM_MARGIN)
+    for resident in (2, 3):
+        assert desk.serve(A, str(resident)) == resident
+        assert desk.resident(A).predicted[CARD] == taught
+        desk.later(1.0)
+        desk.wants(variant("b", 9 * GiB), f"look {resident}")
+        desk.measured({(resident, CARD): 6 * GiB})
+        assert (desk.resident(A).measured or Footprint())[CARD] == 6 * GiB
+        desk.ends(f"look {resident}")
+        desk.ends(str(resident))
+        desk.unload("a")
+        desk.gone(resident)
+    assert [lesson[CARD] for lesson in desk.state.lessons.values()] == [taught]
+
+
+def test_a_lesson_above_what_running_out_of_memory_taught_still_counts() -> None:
+    desk = Desk()
+    desk.serve(A, "1")
+    desk.died(1, Death.OUT_OF_MEMORY)
+    desk.ends("1")
+    desk.gone(1)
+    desk.serve(A, "2")
+    desk.later(1.0)
+    desk.wants(variant("b", 9 * GiB), "look")
+    desk.measured({(2, CARD): 8 * GiB})
+    assert [lesson[CARD] for lesson in desk.state.lessons.values()] == [8 * GiB]
+
+
+# --- refusals
+
+
+def test_a_refusal_for_a_cap_of_ones_own_names_it() -> None:
+    desk = Desk(host=GiB)
+    desk.wants(replace(A, max_vram="50%"), "1")
+    (order,) = desk.measured()
+    assert isinstance(order, RefuseRequest)
+    assert order.reason == "a needs 6 GiB on cuda:0, and its max_vram allows 5 GiB there"
+    assert (order.device, order.needed, order.available) == (CARD, 6 * GiB, 5 * GiB)
+
+
+@pytest.mark.parametrize("max_vram", ["", "95%"])
+def test_a_refusal_for_want_of_a_larger_card_names_no_cap(max_vram: str) -> None:
+    desk = Desk(host=GiB, vram_reserve=GiB)
+    desk.wants(replace(variant("a", 11 * GiB), max_vram=max_vram), "1")
+    (order,) = desk.measured()
+    assert isinstance(order, RefuseRequest)
+    assert (order.reason, order.available) == ("a needs 11 GiB on cuda:0", 9 * GiB)
 
 
 # --- header arithmetic

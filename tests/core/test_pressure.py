@@ -232,6 +232,61 @@ def test_an_unload_ends_our_own_wish() -> None:
     assert desk.loads() == ["large"]
 
 
+def last_used(desk: Desk) -> tuple[float, float]:
+    """When LARGE was, and how long it stays after that."""
+    large = desk.resident(LARGE)
+    return large.used_at, large.keep_alive
+
+
+def test_being_placed_smaller_is_no_use() -> None:
+    """Found by reading: it came back as the most recently used, and B, used since, was evicted before it."""
+    desk = Desk(vram_reserve=2 * GiB)
+    desk.idle(LARGE, keep_alive=500.0)
+    before = last_used(desk)
+    desk.later(100.0)
+    desk.foreign[CARD] = 3 * GiB
+    assert stopped(desk.watch()) == [1]
+    desk.later(3.0)
+    reload(desk, 1)
+    assert last_used(desk) == before
+    assert desk.state.waiting == {}
+
+
+def test_one_that_moves_before_its_old_place_is_free_is_not_younger_either() -> None:
+    desk = Desk(cards=(CARD, OTHER_CARD), vram_reserve=2 * GiB)
+    desk.idle(LARGE)
+    before = last_used(desk)
+    desk.foreign[CARD] = 3 * GiB
+    desk.watch()
+    assert desk.loaded(2)[0] == GrantLease(WISH, ResidentId(2))
+    assert last_used(desk) == before
+    desk.gone(1)
+    assert desk.state.left == {}
+
+
+def test_its_keep_alive_goes_on_while_it_is_placed_again() -> None:
+    desk = Desk(vram_reserve=2 * GiB)
+    desk.idle(LARGE, keep_alive=60.0)
+    ends_at = desk.resident(LARGE).used_at + 60.0
+    desk.later(30.0)
+    desk.foreign[CARD] = 3 * GiB
+    desk.watch()
+    reload(desk, 1)
+    assert desk.state.expires_at(desk.resident(LARGE)) == ends_at
+
+
+def test_whoever_waited_for_it_meanwhile_uses_it() -> None:
+    desk = Desk(vram_reserve=2 * GiB)
+    desk.idle(LARGE)
+    desk.foreign[CARD] = 3 * GiB
+    desk.watch()
+    desk.wants(LARGE, "meanwhile")
+    desk.later(1.0)
+    reload(desk, 1)
+    assert desk.holder("meanwhile") == 2
+    assert last_used(desk)[0] == desk.at
+
+
 # --- and given back
 
 

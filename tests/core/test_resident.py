@@ -29,7 +29,7 @@ LEADS_TO = {
 
 def resident(phase: Phase) -> Resident:
     place = Placement((), 0, 4, 512)
-    return Resident(ResidentId(1), variant("a"), place, phase, Footprint(), 300.0, since=0.0, used_at=0.0)
+    return Resident(ResidentId(1), variant("a"), place, phase, Footprint(), 300.0, since=0.0, asked_at=0.0, used_at=0.0)
 
 
 @pytest.mark.parametrize(("phase", "trigger"), list(product(Phase, Trigger)))

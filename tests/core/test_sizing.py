@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
-from swapd.core.messages import PlacementSized, SizePlacement
+from swapd.core.facts import SIZE_AGAIN, SIZE_AGAIN_MOST
+from swapd.core.messages import LessonsRead, PlacementSized, SizePlacement
 from swapd.core.model import Footprint, Placement, Variant
 from swapd.units import GiB, MiB
 from tests.core.builders import CARD, HOST, MEASURE, PROCESS, Desk, sized, started, stopped, variant
@@ -16,6 +18,13 @@ def layered(name: str, layers: int, size: int) -> Variant:
     """Of so many equal layers, the output counted."""
     plain = variant(name, size)
     return replace(plain, shape=replace(plain.shape, layers=layers - 1))
+
+
+def whole() -> Placement:
+    """Of A, as the desk places it."""
+    desk = Desk()
+    desk.serve(A, "1")
+    return desk.asked()[0]
 
 
 def test_llama_cpp_is_asked_before_a_load_and_only_once() -> None:
@@ -57,6 +66,53 @@ def test_a_file_that_cannot_be_sized_is_loaded_by_arithmetic() -> None:
     desk.wants(B, "1")
     assert started(desk.measured()) == ["b"]
     assert len(desk.asked()) == 2
+
+
+def asks_again(desk: Desk, request: str) -> int:
+    """How often llama.cpp was asked because of one more request, which is then served and over."""
+    before = len(desk.asked())
+    desk.serve(A, request)
+    desk.ends(request)
+    desk.unload("a")
+    desk.gone(desk.resident(A).id)
+    return len(desk.asked()) - before
+
+
+def test_what_could_not_be_sized_is_asked_for_again_after_a_while() -> None:
+    """Found by reading: a sizing that failed for want of memory left the model to arithmetic until the next start."""
+    desk = Desk()
+    desk.says = lambda model, place: None
+    assert asks_again(desk, "1") == 1
+    desk.later(SIZE_AGAIN - 1.0)
+    assert asks_again(desk, "2") == 0
+    desk.says = sized
+    desk.later(1.0)
+    assert asks_again(desk, "3") == 1
+    assert desk.state.unsizable == frozenset()
+    assert desk.state.sizes.keys() == {(A.id, desk.asked()[0])}
+
+
+def test_the_more_often_it_fails_the_later_it_is_asked_for_again() -> None:
+    desk = Desk()
+    desk.says = lambda model, place: None
+    asked = []
+    for number in range(24 * 60):
+        if asks_again(desk, str(number)):
+            asked.append(desk.at)
+        desk.later(60.0)
+    pauses = [later - earlier for earlier, later in pairwise(asked)]
+    assert pauses == [60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, *[SIZE_AGAIN_MOST] * (len(pauses) - 6)]
+    assert len(pauses) > 20
+
+
+def test_whoever_does_not_ask_has_nothing_sized_again() -> None:
+    desk = Desk()
+    desk.says = lambda model, place: None
+    asks_again(desk, "1")
+    desk.later(10 * SIZE_AGAIN)
+    desk.serve(B, "2")
+    assert [place.gpu_layers for place in desk.asked()] == [4, 4]
+    assert desk.state.unsizable == {"a", "b"}
 
 
 def test_a_part_of_it_is_estimated_from_the_whole_and_then_asked_for() -> None:
@@ -102,3 +158,35 @@ def test_a_decision_needs_no_measurement_older_than_the_last_change() -> None:
     desk.says = sized
     assert desk.tell(PlacementSized(desk.at, A.id, place, sized(A, place))) == [MEASURE]
     assert started(desk.measured()) == ["a"]
+
+
+def test_what_was_predicted_first_is_remembered_beside_what_was_measured_last() -> None:
+    desk = Desk()
+    for number, held in enumerate((5 * GiB, 7 * GiB)):
+        loaded = desk.serve(A, str(number))
+        desk.later(1.0)
+        desk.wants(variant("other", 9 * GiB), f"look {number}")
+        desk.measured({(loaded, CARD): held})
+        desk.ends(f"look {number}")
+        desk.ends(str(number))
+        desk.unload("a")
+        desk.gone(loaded)
+    (key,) = desk.state.measurements
+    assert key == (A.id, desk.asked()[0])
+    known = desk.state.measurements[key]
+    assert known.predicted is not None
+    assert (known.predicted[CARD], known.measured[CARD]) == (6 * GiB, 7 * GiB)
+    assert desk.state.lessons[key][CARD] == 7 * GiB
+
+
+def test_the_prediction_before_a_lesson_of_an_earlier_run_is_not_made_up() -> None:
+    """That lesson is what was predicted now, and says nothing of how good predictions are."""
+    desk = Desk()
+    place = whole()
+    desk.tell(LessonsRead(desk.at, ((A.id, place, Footprint.of({CARD: 5 * GiB})),)))
+    loaded = desk.serve(A, "1")
+    desk.later(1.0)
+    desk.wants(B, "2")
+    desk.measured({(loaded, CARD): 5 * GiB + MiB})
+    known = desk.state.measurements[A.id, place]
+    assert (known.predicted, known.measured[CARD]) == (None, 5 * GiB + MiB)

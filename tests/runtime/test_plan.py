@@ -127,6 +127,7 @@ def test_who_would_leave_is_named_with_the_reason() -> None:
         predicted=Footprint.of({CARD: 7 * GiB}),
         keep_alive=300.0,
         since=0.0,
+        asked_at=0.0,
         used_at=0.0,
         loaded_at=0.0,
     )

@@ -1,0 +1,145 @@
+"""The lab's table: swapd's policies beside how others decide, on made-up days, in virtual time.
+
+`python -m benchmarks lab` writes `benchmarks/lab.md`. Nothing is timed, so a busy machine changes nothing.
+LAB_SEEDS (`11,12,13`): which days; LAB_LOADS (`0.3,0.6,0.8,0.9`); LAB_HOURS (2): how long each is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from swapd.core.messages import Policy, Ranking
+from swapd.sim.lab import generate, report
+from swapd.sim.lab.report import Report
+from swapd.sim.lab.rivals import RIVALS
+from swapd.sim.lab.run import run
+from swapd.trace import Trace
+
+RESULT: Final = Path(__file__).parent / "lab.md"
+OURS: Final = "swapd"
+_OTHERS: Final = tuple(RIVALS)
+_WHO: Final = (*_OTHERS, "swapd lru", OURS)
+_LOADS: Final = os.environ.get("LAB_LOADS", "0.3,0.6,0.8,0.9")
+_SEEDS: Final = os.environ.get("LAB_SEEDS", "11,12,13")
+_HOURS: Final = float(os.environ.get("LAB_HOURS", "2"))
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """Which trace. `load` 0: the d-inference shape, `kind` "small": one that can be solved exactly."""
+
+    kind: str
+    load: float
+    seed: int
+
+    def trace(self) -> Trace:
+        if self.kind == "small":
+            return generate.small(self.seed)
+        return generate.make(self.kind, self.load, self.seed, _HOURS) if self.load else generate.d_inference(self.seed)
+
+
+def _policy(who: str) -> Policy:
+    return Policy(ranking=Ranking.LRU) if who == "swapd lru" else Policy()
+
+
+def measured(job: tuple[Day, str]) -> Report:
+    day, who = job
+    trace = day.trace()
+    outcome = run(trace, _policy(who), who if who in RIVALS else "")
+    return report.measure(trace, outcome, bounded=day.kind == "small")
+
+
+def bound_on_waiting(trace: Trace, policy: Policy, longest: float) -> float:
+    """The formula of `swapd/core/README.md` for this trace. `longest`: seconds of its longest answer."""
+    asked = {call.model for call in trace.calls}
+    swap = max(model.cold_load_s for model in trace.models) + 1.0
+    rounds = max(-(-40 // model.slots) for model in trace.models)
+    tenure = max(policy.min_residency, 2 * policy.max_wait)
+    return 3 * policy.max_wait + len(asked) * (tenure + rounds * longest + longest + swap)
+
+
+def main() -> None:
+    days = [
+        Day(kind, float(load), int(seed))
+        for kind in generate.KINDS
+        for load in _LOADS.split(",")
+        for seed in _SEEDS.split(",")
+    ]
+    days += [Day("d-inference", 0.0, int(seed)) for seed in _SEEDS.split(",")[:1]]
+    small = [Day("small", 0.0, number) for number in range(generate.SMALL)]
+    jobs = [(day, who) for day in (*days, *small) for who in _WHO]
+    with ProcessPoolExecutor() as workers:
+        found = dict(zip(jobs, workers.map(measured, jobs), strict=True))
+    text = "\n".join(_text(days, small, found)) + "\n"
+    RESULT.write_text(text)
+    print(text)
+
+
+_Found = Mapping[tuple[Day, str], Report]
+
+
+def _text(days: Sequence[Day], small: Sequence[Day], found: _Found) -> Iterator[str]:
+    yield "# The lab's table"
+    yield ""
+    yield (
+        "Made by `python -m benchmarks lab`: the core itself, beside how others decide re-created in"
+        " `swapd/sim/lab/rivals.py`, on a simulated card of 24 GiB in virtual time. Days of two hours, generated after"
+        " published statistics (`swapd/sim/lab/days.py`), seeds that nothing was tuned on. Each cell: swaps, mean and"
+        " longest wait (s), mean delay (s)."
+    )
+    yield ""
+    yield f"| day | {' | '.join(_WHO)} |"
+    yield f"|---|{'---|' * len(_WHO)}"
+    for day in days:
+        yield f"| {day.kind} {day.load:g} #{day.seed} | {' | '.join(_cell(found[day, who]) for who in _WHO)} |"
+    yield ""
+    yield "## Verdicts"
+    yield ""
+    yield from (f"- {line}" for line in _verdicts(days, small, found))
+
+
+def _cell(one: Report) -> str:
+    return f"{one.swaps} · {one.wait_mean:.2f} / {one.wait_max:.0f} · {one.delay_mean:.2f}"
+
+
+def _verdicts(days: Sequence[Day], small: Sequence[Day], found: _Found) -> Iterator[str]:
+    busy = [day for day in days if day.load >= 0.8]
+    halved = [day for day in busy if 2 * found[day, OURS].swaps <= found[day, "fifo"].swaps]
+    yield f"at most half of FIFO's swaps at load 0.8 and above: {_of(halved, busy)}"
+    best = {day: min(found[day, who].wait_mean for who in _OTHERS) for day in days}
+    near = [day for day in days if found[day, OURS].wait_mean <= 1.15 * best[day]]
+    yield f"mean wait at most 1.15 of the best of the others: {_of(near, days)}; not {_names(days, near)}"
+    better = [day for day in days if found[day, OURS].wait_mean < best[day]]
+    yield f"mean wait better than all others: {_of(better, days)}"
+    least = {day: min(found[day, who].delay_mean for who in _OTHERS) for day in days}
+    quick = [day for day in days if found[day, OURS].delay_mean <= 1.15 * least[day]]
+    yield f"mean delay at most 1.15 of the best of the others: {_of(quick, days)}; not {_names(days, quick)}"
+    faster = [day for day in days if found[day, OURS].delay_mean < least[day]]
+    yield f"mean delay better than all others: {_of(faster, days)}"
+    sooner = [day for day in days if found[day, OURS].wait_max < found[day, "resident-first"].wait_max]
+    yield f"longest wait below resident-first's: {_of(sooner, days)}; not {_names(days, sooner)}"
+    bounded = [day for day in days if found[day, OURS].wait_max <= bound_on_waiting(day.trace(), Policy(), 60.0)]
+    yield f"longest wait within the stated bound (answers of at most 60 s, 40 waiting): {_of(bounded, days)}"
+    lru = [day for day in days if found[day, OURS].delay_mean <= found[day, "swapd lru"].delay_mean]
+    yield f'`policy = "cost"` no slower than `"lru"`: {_of(lru, days)}'
+    optimum = [found[day, OURS].bound for day in small]
+    for who in _WHO:
+        ratios = [found[day, who].delay / best for day, best in zip(small, optimum, strict=True)]
+        within = sum(ratio <= 1.3 for ratio in ratios)
+        yield (
+            f"{len(small)} small days, delay over the offline optimum's, {who}: mean {sum(ratios) / len(ratios):.3f},"
+            f" worst {max(ratios):.2f}, within 1.3 on {within}"
+        )
+
+
+def _of(some: Sequence[Day], every: Sequence[Day]) -> str:
+    return f"{len(some)} of {len(every)}"
+
+
+def _names(every: Iterable[Day], good: Sequence[Day]) -> str:
+    return ", ".join(f"{day.kind} {day.load:g} #{day.seed}" for day in every if day not in good) or "none"
