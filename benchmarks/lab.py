@@ -19,6 +19,7 @@ from swapd.sim.lab.report import Report
 from swapd.sim.lab.rivals import RIVALS
 from swapd.sim.lab.run import run
 from swapd.trace import Trace
+from swapd.units import FOREVER
 
 RESULT: Final = Path(__file__).parent / "lab.md"
 OURS: Final = "swapd"
@@ -44,7 +45,7 @@ class Day:
 
 
 def _policy(who: str) -> Policy:
-    return Policy(ranking=Ranking.LRU) if who == "swapd lru" else Policy()
+    return Policy(keep_alive=FOREVER, ranking=Ranking.LRU if who == "swapd lru" else Ranking.COST)
 
 
 def measured(job: tuple[Day, str]) -> Report:
@@ -89,7 +90,8 @@ def _text(days: Sequence[Day], small: Sequence[Day], found: _Found) -> Iterator[
     yield (
         "Made by `python -m benchmarks lab`: the core itself, beside how others decide re-created in"
         " `swapd/sim/lab/rivals.py`, on a simulated card of 24 GiB in virtual time. Days of two hours, generated after"
-        " published statistics (`swapd/sim/lab/days.py`), seeds that nothing was tuned on. Each cell: swaps, mean and"
+        " published statistics (`swapd/sim/lab/days.py`). As with the others, swapd's keep-alives do not"
+        " end. Each cell: swaps, mean and"
         " longest wait (s), mean delay (s)."
     )
     yield ""

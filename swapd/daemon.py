@@ -31,6 +31,7 @@ from swapd.runtime.engine import Engine
 from swapd.runtime.gateway import Gateway
 from swapd.runtime.journal import Journal
 from swapd.runtime.learnt import Learnt
+from swapd.runtime.lending import wait_measured
 from swapd.runtime.sdnotify import notify, watchdog_interval
 from swapd.units import Seconds
 
@@ -192,8 +193,17 @@ async def _recall(learnt: Learnt, pool: Pool, catalog: Catalog, engine: Engine) 
     build = await pool.wait_build()
     if build is not None:
         variants = {model.variant.id for model in catalog.models() if model.variant is not None}
-        overheads = tuple(learnt.overheads(build).items())
-        engine.post(LessonsRead(engine.now(), learnt.lessons(variants, build), overheads))
+        await wait_measured(engine)
+        learnt.recognise(engine.state.devices)
+        engine.post(
+            LessonsRead(
+                engine.now(),
+                learnt.lessons(variants, build),
+                tuple(learnt.overheads(build).items()),
+                learnt.measurements(variants, build),
+                learnt.floors(variants, build),
+            )
+        )
 
 
 async def _reload_on_signal(daemon: Daemon) -> None:

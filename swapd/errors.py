@@ -97,13 +97,22 @@ class ModelUnusable(SwapdError):
 class DoesNotFit(SwapdError):
     code = "does_not_fit"
 
-    def __init__(self, name: str, device: str, needed: Bytes, available: Bytes, pinned: tuple[str, ...]) -> None:
-        """No device: it is not memory that lacks, but a place."""
-        pins = f" (pinned: {', '.join(pinned)})" if pinned else ""
+    def __init__(
+        self,
+        name: str,
+        device: str,
+        needed: Bytes,
+        available: Bytes,
+        pinned: tuple[str, ...],
+        is_capped: bool = False,
+    ) -> None:
+        """No device: it is not memory that lacks, but a place. Capped: `available` is the model's own `max_vram`."""
+        pins = f" (pinned: {', '.join(pinned)})" if pinned and not is_capped else ""
         lack = "as many models as may be loaded at a time ([scheduler] max_loaded) are pinned"
         if device:
             most = format_bytes(max(available, 0))
-            lack = f"it needs {format_bytes(needed)} on {device}, and at most {most} can be made free"
+            why = f"its max_vram allows {most} there" if is_capped else f"at most {most} can be made free"
+            lack = f"it needs {format_bytes(needed)} on {device}, and {why}"
         super().__init__(f"cannot load {name!r}: {lack}{pins}")
         self.name, self.device, self.needed, self.available, self.pinned = name, device, needed, available, pinned
 

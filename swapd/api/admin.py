@@ -1,4 +1,4 @@
-"""swapd's own routes: health, status, the catalog, load, unload, pin, plan, yield, reload.
+"""swapd's own routes: health, status, the catalog, load, unload, pin, footprint, plan, yield, reload.
 
 Used by `swapctl` and by people's scripts; the documents are promised in the contract.
 """
@@ -110,6 +110,11 @@ async def unpin(request: web.Request) -> web.Response:
     name = request.match_info["name"]
     await request.app[GATEWAY].unpin(name)
     return json_answer({"name": name, "pinned": False})
+
+
+@routes.get(f"{_NAME}/footprint")
+async def footprint(request: web.Request) -> web.Response:
+    return json_answer(await request.app[GATEWAY].footprint(request.match_info["name"]))
 
 
 @routes.post("/swapd/plan")

@@ -74,9 +74,7 @@ class Facts(Turn):
             case PlacementSized():
                 self._sized(event)
             case LessonsRead():
-                known = {(variant, place): size for variant, place, size in event.lessons}
-                overheads = {**dict(event.overheads), **self.state.overheads}
-                self.state = replace(self.state, lessons={**known, **self.state.lessons}, overheads=overheads)
+                self._recall(event)
             case YieldRequested():
                 self._yield(event)
             case LoadProgressed():
@@ -234,6 +232,25 @@ class Facts(Turn):
             self.state = replace(self.state, unsizable=self.state.unsizable - {event.variant}, failed_sizings=failed)
             sizes = {**self.state.sizes, key: event.size}
             self.state = replace(self.state, sizes=sizes, overheads={**dict(event.beside), **self.state.overheads})
+
+    def _recall(self, event: LessonsRead) -> None:
+        """What this run has learnt already is newer, but for what was predicted first: that was before it."""
+        state = self.state
+        lessons = {(variant, place): size for variant, place, size in event.lessons}
+        floors = {(variant, place): size for variant, place, size in event.floors}
+        seen = {(v, place): Measurement(first, took) for v, place, first, took in event.measurements}
+        newer = {
+            key: replace(each, predicted=seen[key].predicted if key in seen else each.predicted)
+            for key, each in state.measurements.items()
+        }
+        earlier = {key: each for key, each in seen.items() if key not in newer}
+        self.state = replace(
+            state,
+            lessons={**lessons, **state.lessons},
+            overheads={**dict(event.overheads), **state.overheads},
+            measurements={**earlier, **newer},
+            floors={**floors, **state.floors},
+        )
 
     def _yield(self, event: YieldRequested) -> None:
         """What was yielded before is taken back."""

@@ -155,6 +155,10 @@ class LessonsRead:
     at: Seconds
     lessons: tuple[tuple[VariantId, Placement, Footprint], ...]
     overheads: tuple[tuple[DeviceId, Bytes], ...] = ()
+    measurements: tuple[tuple[VariantId, Placement, Footprint | None, Footprint], ...] = ()
+    """The latest last: what was predicted before the first load, if that is known, and what the last one took."""
+    floors: tuple[tuple[VariantId, Placement, Footprint], ...] = ()
+    """What running out of memory at work has taught."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +278,8 @@ class RefuseRequest:
     needed: Bytes = 0
     available: Bytes = 0
     pinned: tuple[str, ...] = ()
+    is_capped: bool = False
+    """`available` is what the model's own `max_vram` allows, and not what could be made free."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ from swapd.core.state import State
 from swapd.units import Bytes, Seconds
 
 MOST: Final = 0.7
-"""LRU: so much of what could be on the GPU is worth loading beside others at work rather than waiting for them."""
+"""Less of what could be on the GPU is not worth loading beside others: whatever it seems to save at first, answers so
+slow keep the next ones waiting (the lab)."""
 OOM_MARGIN: Final = 1.1
 """After an out-of-memory its requests ask for so many times what was predicted."""
 
@@ -155,9 +156,9 @@ class _Question:
         if not self.is_priced and not _disturbs(self.state, plans):
             return _choose(plans)
         part = self._in_part(self.room)
-        if part is None or self.is_priced:
-            return _choose(plans if part is None else [*plans, part])
-        return Go(part) if part.placement.share >= MOST * options[0][0].share else _choose(plans)
+        if part is None or part.placement.share < MOST * options[0][0].share:
+            return _choose(plans)
+        return _choose([*plans, part]) if self.is_priced else Go(part)
 
     def _beside(self, options: Iterable[tuple[Placement, Footprint]]) -> Plan | None:
         if self.places:

@@ -247,6 +247,7 @@ class _Step(Facts):
                     need[device],
                     max(0, ceiling.get(device, 0)),
                     pinned,
+                    is_short,
                 )
             )
 

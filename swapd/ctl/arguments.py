@@ -60,8 +60,9 @@ _LS: Final = """
 Files that cannot be used are listed below the others, with the reason."""
 _SHOW: Final = """
 
-Of a loaded model also where it is, and the memory it was expected to need
-beside what was measured."""
+Where it is or, if it is not loaded, where it would go now; the memory that it
+is expected to need, and what was measured, beside what was predicted before
+the first load."""
 _LOAD: Final = """
 
 Idle models leave if it needs their room. Loading a model that is loaded

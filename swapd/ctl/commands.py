@@ -45,7 +45,9 @@ def show(client: Client, arguments: Namespace) -> None:
     model = _find(_list(client.get("/swapd/models"), "models"), arguments.model)
     residents = _list(client.get("/swapd/status"), "models")
     resident = next((resident for resident in residents if resident["name"] == model["name"]), None)
-    _tell(arguments, model | {"resident": resident}, lambda: pages.show(model, resident, _now()))
+    footprint = client.get(model_route(model["name"], "footprint")) if model["usable"] else None
+    document = model | {"resident": resident, "footprint": footprint}
+    _tell(arguments, document, lambda: pages.show(model, resident, footprint, _now()))
 
 
 def load(client: Client, arguments: Namespace) -> None:

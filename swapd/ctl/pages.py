@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from swapd.ctl import foreseen
 from swapd.ctl.client import Json
 from swapd.ctl.terminal import cell, count, span, table, when
 from swapd.units import Bytes, format_bytes, format_duration
@@ -48,8 +49,8 @@ def ls(models: Sequence[Json], now: datetime) -> str:
     return page
 
 
-def show(model: Json, resident: Json | None, now: datetime) -> str:
-    """Everything about one model of the catalog, and about its resident if it has one."""
+def show(model: Json, resident: Json | None, footprint: Json | None, now: datetime) -> str:
+    """Everything about one model of the catalog, its memory (None: it cannot be used), and its resident if any."""
     facts: list[tuple[str, object]] = [
         ("path", model["path"]),
         ("size", format_bytes(model["size"])),
@@ -70,9 +71,10 @@ def show(model: Json, resident: Json | None, now: datetime) -> str:
         facts.append(("cannot be used", model["reason"]))
     blocks = [f"{cell(model['name'])}\n{_facts(facts)}"]
     if resident is not None:
-        blocks += [f"Resident\n{_facts(_resident_facts(resident, now))}", f"Memory\n{_indent(_memory(resident))}"]
-    elif model["usable"]:
-        blocks.append("Not loaded.")
+        memory = foreseen.compared(resident["predicted"], resident["measured"])
+        blocks += [f"Resident\n{_facts(_resident_facts(resident, now))}", f"Memory of this load\n{memory}"]
+    if footprint is not None:
+        blocks += foreseen.blocks(footprint, is_loaded=resident is not None)
     return "\n\n".join(blocks)
 
 
@@ -177,10 +179,9 @@ def _resident_row(model: Json, short_id: str, now: datetime) -> tuple[object, ..
 
 
 def _resident_facts(resident: Json, now: datetime) -> list[tuple[str, object]]:
-    layers, on_gpu = resident["layers"], resident["gpu_layers"]
     facts: list[tuple[str, object]] = [
         ("state", resident["state"]),
-        ("placement", f"{resident['placement']} ({on_gpu} of {count(layers, 'layer')} on the GPU)"),
+        ("placement", foreseen.layers(resident)),
         ("slots", f"{_slots(resident)}, {resident['slots_busy']} busy"),
         ("worker", f"pid {resident['pid']}" if resident["pid"] else "-"),
         ("served", f"{count(resident['requests'], 'request')}, {count(resident['tokens'], 'token')}"),
@@ -201,23 +202,6 @@ def _others(device: Json) -> str:
         amount = "an unknown amount" if process["bytes"] is None else format_bytes(process["bytes"])
         told.append(f"{who} {amount}")
     return cell(f"also on {device['id']}: {', '.join(told)}") if told else ""
-
-
-def _memory(resident: Json) -> str:
-    predicted, measured = resident["predicted"], resident["measured"]
-    rows = []
-    for device in sorted(predicted.keys() | measured.keys(), key=lambda device: (device == _HOST, device)):
-        cells = [format_bytes(held[device]) if device in held else "-" for held in (predicted, measured)]
-        error = "-"
-        if device in predicted and device in measured:
-            more = measured[device] - predicted[device]
-            error = f"{'+' if more > 0 else ''}{format_bytes(more)}{_percent(more, predicted[device])}"
-        rows.append((device, *cells, error))
-    return table(("DEVICE", "PREDICTED", "MEASURED", "ERROR"), rows)
-
-
-def _percent(more: Bytes, predicted: Bytes) -> str:
-    return f" ({more / predicted:+.1%})" if predicted else ""
 
 
 def _bytes(resident: Json) -> dict[str, Bytes]:
@@ -242,10 +226,6 @@ def _parameters(number: int) -> str:
 
 def _facts(facts: Sequence[tuple[str, Any]]) -> str:
     return "\n".join(f"  {name:<16}{cell(value)}" for name, value in facts)
-
-
-def _indent(text: str) -> str:
-    return "\n".join(f"  {line}" for line in text.split("\n"))
 
 
 def _seconds(final: Json, key: str) -> float:

@@ -190,8 +190,9 @@ class Engine:
         if build is None:
             return
         for key, lesson in self.state.lessons.items() if self.state.lessons is not before.lessons else ():
-            if before.lessons.get(key) != lesson:
-                self._lessons.learn(*key, build, lesson)
+            seen, floor = self.state.measurements.get(key), self.state.floors.get(key)
+            if (before.lessons.get(key), before.measurements.get(key), before.floors.get(key)) != (lesson, seen, floor):
+                self._lessons.learn(*key, build, lesson, seen, floor)
         if self.state.overheads is not before.overheads:
             self._lessons.learn_overheads(build, self.state.overheads)
 

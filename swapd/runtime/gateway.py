@@ -39,7 +39,7 @@ from swapd.errors import (
     WorkerFailed,
 )
 from swapd.generation import Chunk, Ending, GenerationRequest, Sampling
-from swapd.runtime import explain, lending, plan
+from swapd.runtime import explain, foresight, lending, plan
 from swapd.runtime.engine import Engine, Record, Refused
 from swapd.runtime.happenings import Happenings
 from swapd.runtime.ports import Catalog, Workers
@@ -51,7 +51,6 @@ TELL_EVERY: Final[Seconds] = 5.0
 """A waiting caller is told its place at least so often."""
 RESCAN_AFTER: Final[Seconds] = 2.0
 """The folders are looked at again for a list or an unknown name, but not more often than this."""
-
 
 log = structlog.get_logger("swapd")
 
@@ -343,6 +342,10 @@ class Gateway:
         device = await lending.lend(self._engine, size, duration)
         return self._show.lent(device, size, began + duration)
 
+    async def footprint(self, name: str) -> dict[str, object]:
+        """The document of GET /swapd/models/{name}/footprint. Raises ModelNotFound, ModelUnusable."""
+        return await foresight.wait_document(self._engine, await self.find(name))
+
     # --- to show
 
     def residents(self) -> tuple[ResidentStatus, ...]:
@@ -381,7 +384,8 @@ def _error(model: Model, command: RefuseRequest) -> SwapdError:
     """What a refusal means to the caller."""
     match command.refusal:
         case Refusal.DOES_NOT_FIT:
-            return DoesNotFit(model.name, command.device, command.needed, command.available, command.pinned)
+            sizes = command.needed, command.available
+            return DoesNotFit(model.name, command.device, *sizes, command.pinned, command.is_capped)
         case Refusal.UNUSABLE:
             return ModelUnusable(model.name, command.reason)
         case Refusal.CRASHED:

@@ -18,7 +18,8 @@ from typing import Annotated, Any, Final, Self, TypeAlias
 import msgspec
 import structlog
 
-from swapd.core.model import DeviceId, Footprint, Placement, VariantId
+from swapd.core.model import Device, DeviceId, DeviceKind, Footprint, Placement, VariantId
+from swapd.core.state import Measurement
 from swapd.units import Bytes, MiB, Seconds
 
 VERSION: Final = 1
@@ -30,16 +31,30 @@ PAUSE: Final[Seconds] = 1.0
 _LARGEST: Final = 64 * MiB
 
 Lesson: TypeAlias = tuple[VariantId, Placement, Footprint]
+Measured: TypeAlias = tuple[VariantId, Placement, Footprint | None, Footprint]
+"""What was predicted before the first load, if that is known, and what the last one took."""
 Size: TypeAlias = Annotated[Bytes, msgspec.Meta(ge=0)]
 
 log = structlog.get_logger("swapd.learnt")
 
 
+class _Beside(msgspec.Struct, omit_defaults=True):
+    """What is kept beside a lesson, bytes by device."""
+
+    predicted: dict[str, Size] | None = None
+    measured: dict[str, Size] | None = None
+    floor: dict[str, Size] = {}
+
+
 class _File(msgspec.Struct):
+    """Files of earlier swapds have only the first four; those swapds pass over the others."""
+
     kind: str
     version: int
     lessons: dict[str, dict[str, Size]] = {}  # by `key`, bytes by device, least recently used first
     overheads: dict[str, dict[str, Size]] = {}  # by build
+    beside: dict[str, _Beside] = {}  # by `key`, where there is a lesson
+    cards: dict[str, str] = {}  # by device, what it was when this was learnt
 
 
 class _Head(msgspec.Struct):
@@ -62,6 +77,8 @@ class Learnt:
         self._path, self._pause = path, pause
         self._lessons: dict[str, dict[str, Bytes]] = {}
         self._overheads: dict[str, dict[str, Bytes]] = {}
+        self._beside: dict[str, _Beside] = {}
+        self._cards: dict[str, str] = {}
         self._news = asyncio.Event()
         self._writing = threading.Lock()
         self._is_failing = False
@@ -95,23 +112,66 @@ class Learnt:
         else:
             if file is not None:
                 self._lessons, self._overheads = file.lessons, file.overheads
+                self._beside, self._cards = file.beside, file.cards
                 self._forget()
         return self._lessons
+
+    def recognise(self, devices: Collection[Device]) -> None:
+        """Tell it today's devices before asking it anything: what was learnt on a card in whose place there is another
+        one now is forgotten. Of a card that does not answer nothing is known, and nothing forgotten.
+        """
+        today = {str(d.id): _identity(d) for d in devices if d.kind is DeviceKind.GPU and d.total and not d.is_stale}
+        others = {device for device, card in today.items() if self._cards.get(device, card) != card}
+        self._cards.update(today)
+        if others:
+            log.info("other cards than before: what was learnt on them is forgotten", devices=sorted(others))
+            self._lessons = {name: sizes for name, sizes in self._lessons.items() if not others & sizes.keys()}
+            self._overheads = {
+                build: {device: size for device, size in sizes.items() if device not in others}
+                for build, sizes in self._overheads.items()
+            }
+            self._forget()
+            self._news.set()
 
     def lessons(self, variants: Collection[VariantId], build: str) -> tuple[Lesson, ...]:
         """What is known of these variants with this build of llama.cpp."""
         wanted = frozenset(variants)
         return tuple(lesson for lesson in _told(self._lessons, build) if lesson[0] in wanted)
 
+    def measurements(self, variants: Collection[VariantId], build: str) -> tuple[Measured, ...]:
+        """The latest last: what was measured, beside what was predicted before the first load, if that is known."""
+        known = {name: each for name, each in self._in_order() if each.measured is not None}
+        found = _told({name: each.measured or {} for name, each in known.items()}, build)
+        first = {(v, place): size for v, place, size in _told(_predictions(known), build)}
+        wanted = frozenset(variants)
+        return tuple((v, place, first.get((v, place)), size) for v, place, size in found if v in wanted)
+
+    def floors(self, variants: Collection[VariantId], build: str) -> tuple[Lesson, ...]:
+        """Below which a lesson must not fall."""
+        wanted = frozenset(variants)
+        known = {name: each.floor for name, each in self._in_order() if each.floor}
+        return tuple(floor for floor in _told(known, build) if floor[0] in wanted)
+
     def overheads(self, build: str) -> Mapping[DeviceId, Bytes]:
         """What a process takes on each device besides."""
         return {DeviceId(device): size for device, size in self._overheads.get(build, {}).items()}
 
-    def learn(self, variant: VariantId, placement: Placement, build: str, footprint: Footprint) -> None:
+    def learn(
+        self,
+        variant: VariantId,
+        placement: Placement,
+        build: str,
+        footprint: Footprint,
+        measurement: Measurement | None = None,
+        floor: Footprint | None = None,
+    ) -> None:
         """Tell it of every measured load, known or not: what is told again is kept longest."""
         name = key(variant, placement, build)
         self._lessons.pop(name, None)
-        self._lessons[name] = {str(device): size for device, size in footprint.parts}
+        self._lessons[name] = _sizes(footprint)
+        predicted = None if measurement is None or measurement.predicted is None else _sizes(measurement.predicted)
+        measured = None if measurement is None else _sizes(measurement.measured)
+        self._beside[name] = _Beside(predicted, measured, {} if floor is None else _sizes(floor))
         self._forget()
         self._news.set()
 
@@ -136,11 +196,18 @@ class Learnt:
     def _forget(self) -> None:
         while len(self._lessons) > MOST:
             del self._lessons[next(iter(self._lessons))]
+        for name in self._beside.keys() - self._lessons.keys():
+            del self._beside[name]
+
+    def _in_order(self) -> Iterator[tuple[str, _Beside]]:
+        """Of the lessons, the least recently used first."""
+        return ((name, self._beside[name]) for name in self._lessons if name in self._beside)
 
     def _write(self) -> None:
         """Whole or not at all. Two at a time take turns, and each writes the newest."""
         with self._writing:
-            content = msgspec.json.encode(_File(KIND, VERSION, dict(self._lessons), dict(self._overheads)))
+            known = dict(self._lessons), dict(self._overheads), dict(self._beside), dict(self._cards)
+            content = msgspec.json.encode(_File(KIND, VERSION, *known))
             try:
                 _replace(self._path, content)
             except OSError as error:
@@ -149,6 +216,19 @@ class Learnt:
                 self._is_failing = True
             else:
                 self._is_failing = False
+
+
+def _identity(card: Device) -> str:
+    """What the card is, whatever its number among the others."""
+    return f"{card.pci} {card.name} {card.total}"
+
+
+def _sizes(footprint: Footprint) -> dict[str, Bytes]:
+    return {str(device): size for device, size in footprint.parts}
+
+
+def _predictions(known: Mapping[str, _Beside]) -> dict[str, dict[str, Bytes]]:
+    return {name: each.predicted for name, each in known.items() if each.predicted is not None}
 
 
 def _fields(placement: Placement) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Protocol
 
 from swapd.core.model import Device, DeviceId, Footprint, Placement, ResidentId, Variant, VariantId
+from swapd.core.state import Measurement
 from swapd.errors import WorkerFailed
 from swapd.generation import Chunk, Ending, GenerationRequest
 from swapd.served import Model
@@ -62,7 +63,15 @@ class Sizes(Protocol):
 class Lessons(Protocol):
     """Where what loads really took is kept from one run of the daemon to the next."""
 
-    def learn(self, variant: VariantId, placement: Placement, build: str, footprint: Footprint) -> None: ...
+    def learn(
+        self,
+        variant: VariantId,
+        placement: Placement,
+        build: str,
+        footprint: Footprint,
+        measurement: Measurement | None = None,
+        floor: Footprint | None = None,
+    ) -> None: ...
 
     def learn_overheads(self, build: str, overheads: Mapping[DeviceId, Bytes]) -> None: ...
 

@@ -18,7 +18,7 @@ from swapd.core.model import HOST, Device, DeviceId, DeviceKind, Shape, Variant,
 from swapd.core.state import State
 from swapd.errors import ModelNotFound, ModelUnusable
 from swapd.generation import Chunk, Ending, StopReason, Usage
-from swapd.runtime import plan
+from swapd.runtime import foresight, plan
 from swapd.runtime.gateway import Answer, Ask, Gateway, Progress, Watch
 from swapd.runtime.happenings import Happenings
 from swapd.runtime.status import ResidentStatus
@@ -204,6 +204,12 @@ class ScriptedGateway(Gateway):
         variants = [(await self.find(name)).variant for name in names]
         question = plan.Question(tuple(v for v in variants if v is not None), cards, context, slots)
         return plan.document(State(devices=DEVICES), question)
+
+    async def footprint(self, name: str) -> dict[str, object]:
+        """What the real one makes of it on a machine with a card of 2 GiB where nothing was ever loaded."""
+        variant = (await self.find(name)).variant
+        assert variant is not None
+        return foresight.document(State(devices=DEVICES), variant)
 
     async def yield_memory(self, size: Bytes, duration: Seconds) -> dict[str, object]:
         self.calls.append(("yield", size, duration))

@@ -45,6 +45,34 @@ async def test_the_catalog_lists_everything_with_reasons_and_states(client: Clie
     )
 
 
+async def test_a_models_footprint_is_told_whether_it_is_loaded_or_not(client: Client) -> None:
+    response = await client.get("/swapd/models/org/big:7b/footprint")
+    assert response.status == 200
+    footprint = await response.json()
+    assert footprint.keys() == {"name", "now", "last"}
+    assert (footprint["name"], footprint["last"]) == ("org/big:7b", None)
+    assert footprint["now"].pop("predicted").keys() == {"cuda:0", "host"}
+    assert footprint["now"] == {
+        "outcome": "loads",
+        "placement": "100% GPU",
+        "gpu_layers": 31,
+        "layers": 31,
+        "micro_batch": 512,
+        "experts_on_cpu": 0,
+        "devices": ["cuda:0"],
+        "exact": False,
+        "leaving": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "code"), [("nope", 404, "model_not_found"), ("broken", 422, "model_unusable")]
+)
+async def test_models_without_a_footprint(client: Client, name: str, status: int, code: str) -> None:
+    response = await client.get(f"/swapd/models/{name}/footprint")
+    assert (response.status, (await response.json())["error"]["code"]) == (status, code)
+
+
 async def test_load_answers_with_the_resident_when_it_is_ready(client: Client, gateway: ScriptedGateway) -> None:
     response = await client.post("/swapd/models/tiny/load", json={"keep_alive": "-1", "gpu_layers": 3})
     assert response.status == 200

@@ -42,6 +42,17 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("is_capped", "told"),
+    [
+        (False, "cannot load 'tiny': it needs 8 GiB on cuda:0, and at most 1 GiB can be made free (pinned: a)"),
+        (True, "cannot load 'tiny': it needs 8 GiB on cuda:0, and its max_vram allows 1 GiB there"),
+    ],
+)
+def test_a_model_that_does_not_fit_says_whether_the_card_or_its_own_cap_is_short(is_capped: bool, told: str) -> None:
+    assert DoesNotFit("tiny", "cuda:0", 8 * GiB, GiB, ("a",), is_capped).message == told
+
+
 @pytest.mark.parametrize(("path", "body"), [OPENAI, OLLAMA, SWAPD])
 @pytest.mark.parametrize(("error", "status", "code", "kind", "retry_after", "should_retry"), CASES)
 async def test_each_case_has_its_status_code_and_shape(

@@ -82,6 +82,28 @@ async def test_foreign_origins_are_refused_on_every_route(client: Client) -> Non
     assert response.status == 403
 
 
+async def test_every_route_there_is_refuses_foreign_hosts_and_pages_and_asks_nobody(
+    client: Client, gateway: ScriptedGateway
+) -> None:
+    """Streams and what is watched too: the routes are the application's own list."""
+    routes = {
+        (route.method, route.resource.canonical.replace("{name}", "tiny").replace("{id}", "tiny"))
+        for route in client.app.router.routes()
+        if route.resource is not None
+    }
+    streams = {("GET", "/swapd/events"), ("POST", "/v1/chat/completions"), ("POST", "/api/chat")}
+    assert routes >= streams | {("GET", "/swapd/decisions"), ("POST", "/swapd/models/tiny/load"), ("GET", "/health")}
+    own = f"localhost:{client.port}"
+    strangers = ({"Host": "evil.example"}, {"Host": own, "Origin": "http://evil.example"})
+    async with asyncio.timeout(30):
+        for method, path in sorted(routes):
+            for headers in strangers:
+                response = await client.request(method, path, headers=headers)
+                assert response.status == 403, (method, path, headers)
+                response.close()
+    assert (gateway.asks, gateway.calls) == ([], [])
+
+
 async def test_the_daemons_own_page_is_welcome(client: Client) -> None:
     own = f"http://localhost:{client.port}"
     response = await client.get("/v1/models", headers={"Origin": own, "Host": f"localhost:{client.port}"})

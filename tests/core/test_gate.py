@@ -41,6 +41,53 @@ def test_all_who_waited_at_the_switch_are_served_before_the_gate_opens_again(ran
     assert started(desk.measured()) == ["a"]
 
 
+def test_whoever_was_not_waited_for_leaves_as_soon_as_somebody_is_overdue() -> None:
+    desk = Desk(max_wait=WAIT, min_residency=0.0)
+    desk.serve(A, "a1")
+    desk.wants(B, "b1")
+    desk.later(WAIT - 0.1)
+    desk.measured()
+    assert desk.phase(1) is Phase.READY
+    desk.later(0.1)
+    desk.measured()
+    assert desk.phase(1) is Phase.DRAINING
+
+
+def test_whoever_was_waited_for_stays_twice_as_long_though_others_are_overdue() -> None:
+    desk = Desk(max_wait=WAIT, min_residency=0.0)
+    desk.serve(A, "a1")
+    desk.wants(B, "b1")
+    desk.later(WAIT)
+    desk.measured()
+    desk.ends("a1")
+    desk.gone(1)
+    desk.measured()
+    desk.loaded(2)
+    desk.wants(A, "a2")
+    desk.later(2 * WAIT - 0.1)
+    desk.measured()
+    assert desk.phase(2) is Phase.READY
+    desk.later(0.1)
+    desk.measured()
+    assert desk.phase(2) is Phase.DRAINING
+
+
+def test_others_pass_by_an_overdue_group_that_cannot_be_helped_until_it_is_pressing() -> None:
+    desk = Desk(max_wait=WAIT, overflow="evict", min_residency=100.0)
+    desk.serve(variant("busy", 8 * GiB), "b")
+    desk.wants(variant("large", 4 * GiB), "l")
+    desk.later(WAIT)
+    desk.measured()
+    desk.wants(variant("small", GiB // 2), "s1")
+    desk.measured()
+    assert desk.loads() == ["busy", "small"]
+    desk.later(2 * WAIT)
+    desk.measured()
+    desk.wants(variant("other", GiB // 2), "o1")
+    desk.measured()
+    assert desk.loads() == ["busy", "small"]
+
+
 def test_a_group_of_many_that_loads_soon_goes_before_an_older_one_of_few() -> None:
     desk = Desk()
     desk.serve(variant("busy", 10 * GiB), "1")

@@ -198,7 +198,7 @@ def test_a_refusal_for_a_cap_of_ones_own_names_it() -> None:
     (order,) = desk.measured()
     assert isinstance(order, RefuseRequest)
     assert order.reason == "a needs 6 GiB on cuda:0, and its max_vram allows 5 GiB there"
-    assert (order.device, order.needed, order.available) == (CARD, 6 * GiB, 5 * GiB)
+    assert (order.device, order.needed, order.available, order.is_capped) == (CARD, 6 * GiB, 5 * GiB, True)
 
 
 @pytest.mark.parametrize("max_vram", ["", "95%"])
@@ -207,7 +207,7 @@ def test_a_refusal_for_want_of_a_larger_card_names_no_cap(max_vram: str) -> None
     desk.wants(replace(variant("a", 11 * GiB), max_vram=max_vram), "1")
     (order,) = desk.measured()
     assert isinstance(order, RefuseRequest)
-    assert (order.reason, order.available) == ("a needs 11 GiB on cuda:0", 9 * GiB)
+    assert (order.reason, order.available, order.is_capped) == ("a needs 11 GiB on cuda:0", 9 * GiB, False)
 
 
 # --- header arithmetic

@@ -324,3 +324,26 @@ def test_on_another_card_it_is() -> None:
     desk.stale.add(CARD)
     desk.serve(A, "1")
     assert desk.resident(A).placement.devices == (OTHER_CARD,)
+
+
+def test_one_in_part_that_is_asked_for_again_and_again_gets_all_of_it_on_the_card() -> None:
+    desk = Desk(total=TIGHT)
+    desk.serve(A, "busy")
+    newcomer = layered("b", 16, 4 * GiB)
+    desk.serve(newcomer, "0")
+    assert desk.resident(newcomer).placement.share < 1
+    desk.ends("busy")
+    desk.ends("0")
+    for number in range(1, 200):
+        desk.wants(newcomer, str(number))
+        desk.measured()
+        if desk.phase(2) is not Phase.READY:
+            break
+        desk.ends(str(number))
+        desk.later(1.0)
+    desk.gone(2)
+    desk.measured()
+    desk.gone(1)
+    desk.measured()
+    assert desk.resident(newcomer).placement.share == 1
+    assert number > 1, "not for one more request"

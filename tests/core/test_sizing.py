@@ -8,6 +8,7 @@ from itertools import pairwise
 from swapd.core.facts import SIZE_AGAIN, SIZE_AGAIN_MOST
 from swapd.core.messages import LessonsRead, PlacementSized, SizePlacement
 from swapd.core.model import Footprint, Placement, Variant
+from swapd.core.state import Measurement
 from swapd.units import GiB, MiB
 from tests.core.builders import CARD, HOST, MEASURE, PROCESS, Desk, sized, started, stopped, variant
 
@@ -190,3 +191,34 @@ def test_the_prediction_before_a_lesson_of_an_earlier_run_is_not_made_up() -> No
     desk.measured({(loaded, CARD): 5 * GiB + MiB})
     known = desk.state.measurements[A.id, place]
     assert (known.predicted, known.measured[CARD]) == (None, 5 * GiB + MiB)
+
+
+def test_what_earlier_runs_predicted_measured_and_were_taught_is_known_again() -> None:
+    """Newer measurements stand; the prediction before the first load stays the oldest one, and the floor holds."""
+    desk = Desk()
+    place = whole()
+    first, took, floor = (Footprint.of({CARD: size * GiB}) for size in (3, 8, 7))
+    lessons = ((A.id, place, took),)
+    desk.tell(LessonsRead(desk.at, lessons, (), ((A.id, place, first, took),), ((A.id, place, floor),)))
+    assert desk.state.measurements == {(A.id, place): Measurement(first, took)}
+    loaded = desk.serve(A, "1")
+    assert desk.resident(A).predicted[CARD] == 8 * GiB
+    desk.later(1.0)
+    desk.wants(B, "2")
+    desk.measured({(loaded, CARD): 5 * GiB})
+    known = desk.state.measurements[A.id, place]
+    assert (known.predicted, known.measured[CARD]) == (first, 5 * GiB)
+    assert desk.state.lessons[A.id, place][CARD] == 7 * GiB
+
+
+def test_what_is_read_late_does_not_hide_what_was_measured_since() -> None:
+    desk = Desk()
+    place = whole()
+    loaded = desk.serve(A, "1")
+    desk.later(1.0)
+    desk.wants(B, "2")
+    desk.measured({(loaded, CARD): 5 * GiB})
+    first, took = Footprint.of({CARD: 3 * GiB}), Footprint.of({CARD: 8 * GiB})
+    desk.tell(LessonsRead(desk.at, ((A.id, place, took),), (), ((A.id, place, first, took),)))
+    known = desk.state.measurements[A.id, place]
+    assert (known.predicted, known.measured[CARD], desk.state.lessons[A.id, place][CARD]) == (first, 5 * GiB, 5 * GiB)

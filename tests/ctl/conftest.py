@@ -100,6 +100,25 @@ BROKEN: Json = MODEL | {
     "reason": "the file ends too early",
 }
 GEMMA: Json = MODEL | {"name": "gemma", "aliases": [], "path": "/models/gemma.gguf", "state": None, "template": False}
+FORESEEN: Json = {
+    "placement": "100% GPU",
+    "gpu_layers": 31,
+    "layers": 31,
+    "micro_batch": 512,
+    "experts_on_cpu": 0,
+    "devices": ["cuda:0"],
+    "predicted": {"cuda:0": 256 * 2**20, "host": 64 * 2**20},
+}
+FOOTPRINT: Json = {
+    "name": "smollm2-135m",
+    "now": FORESEEN | {"outcome": "loads", "exact": True, "leaving": []},
+    "last": FORESEEN
+    | {
+        "predicted": {"cuda:0": 240 * 2**20, "host": 64 * 2**20},
+        "measured": {"cuda:0": 252 * 2**20, "host": 60 * 2**20},
+        "error": {"cuda:0": 12 * 2**20, "host": -4 * 2**20},
+    },
+}
 PLACED: Json = {
     "name": "smollm2-135m",
     "placement": "100% GPU",
@@ -278,6 +297,7 @@ class Daemon:
         self.replies: dict[tuple[str, str], Reply | Callable[[Request], Reply]] = {
             ("GET", "/swapd/status"): Reply(STATUS),
             ("GET", "/swapd/models"): Reply({"models": [MODEL, GEMMA, BROKEN]}),
+            ("GET", "/swapd/models/smollm2-135m/footprint"): Reply(FOOTPRINT),
             ("GET", "/api/ps"): Reply({"models": [{"name": "smollm2-135m", "digest": MODEL["digest"]}]}),
             ("POST", "/swapd/models/smollm2-135m/load"): Reply(
                 lines=[
@@ -381,7 +401,7 @@ class Script:
 
     PATIENCE = PATIENCE
     RESIDENT, STATUS, MODEL, GEMMA, BROKEN, FINAL = RESIDENT, STATUS, MODEL, GEMMA, BROKEN, FINAL
-    PLAN, PLACED, YIELDED, SWAP = PLAN, PLACED, YIELDED, SWAP
+    PLAN, PLACED, YIELDED, SWAP, FOOTPRINT = PLAN, PLACED, YIELDED, SWAP, FOOTPRINT
     Reply, Hold, UntilClosed = Reply, Hold, UntilClosed
     says, chats = staticmethod(says), staticmethod(chats)
 

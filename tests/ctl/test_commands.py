@@ -125,7 +125,16 @@ def test_names_are_quoted_in_paths(daemon: Daemon, script: type[Script]) -> None
 @pytest.mark.parametrize("name", ["chat", "CHAT", "Smollm2-135M", "smollm2-135m:latest"])
 def test_show_finds_a_model_as_the_daemon_does(name: str, daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", name, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["name"] == "smollm2-135m"
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["name"], shown["footprint"]["last"]["error"]["cuda:0"]) == ("smollm2-135m", 12 * 2**20)
+
+
+def test_show_of_a_file_that_cannot_be_used_asks_nothing_about_its_memory(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", "broken", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["footprint"] is None
+    assert [request.path for request in daemon.requests] == ["/swapd/models", "/swapd/status"]
 
 
 def test_show_suggests_the_nearest_names(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:

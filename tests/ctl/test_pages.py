@@ -20,6 +20,10 @@ def columns(line: str) -> list[str]:
     return [text for text in line.split("    ") if text]
 
 
+def rows(page: str) -> list[list[str]]:
+    return [[text.strip() for text in columns(line)] for line in page.splitlines()]
+
+
 def test_ps_has_exactly_the_columns_of_the_contract(script: type[Script]) -> None:
     head, row = pages.ps([script.RESIDENT], DIGESTS, NOW).splitlines()
     assert head.split() == ["NAME", "ID", "SIZE", "PROCESSOR", "VRAM", "CONTEXT", "SLOTS", "STATE", "UNTIL"]
@@ -72,24 +76,68 @@ def test_ls_lists_what_cannot_be_used_below_with_the_reason(script: type[Script]
 
 
 def test_show_puts_the_prediction_beside_what_was_measured(script: type[Script]) -> None:
-    page = pages.show(script.MODEL, script.RESIDENT, NOW)
+    page = pages.show(script.MODEL, script.RESIDENT, script.FOOTPRINT, NOW)
     assert "the file's own" in page
     assert "100% GPU (31 of 31 layers on the GPU)" in page
     assert "llama, 135M parameters, Q4_1" in page
     assert "chat" in page
-    rows = [[text.strip() for text in columns(line)] for line in page.splitlines()]
-    assert ["cuda:0", "256 MiB", "250 MiB", "-6 MiB (-2.3%)"] in rows
-    assert ["host", "64 MiB", "70 MiB", "+6 MiB (+9.4%)"] in rows
+    first, this = page.index("Memory of this load"), page.index("Last measured")
+    assert ["cuda:0", "256 MiB", "250 MiB", "-6 MiB (-2.3%)"] in rows(page[first:this])
+    assert ["host", "64 MiB", "70 MiB", "+6 MiB (+9.4%)"] in rows(page[first:this])
+    assert ["cuda:0", "240 MiB", "252 MiB", "+12 MiB (+5.0%)"] in rows(page[this:])
+    assert "Not loaded" not in page
+
+
+def test_show_tells_of_a_model_that_is_not_loaded_where_it_would_go_and_what_it_took(script: type[Script]) -> None:
+    page = pages.show(script.MODEL, None, script.FOOTPRINT, NOW)
+    _, now, last = page.split("\n\n")
+    assert now.splitlines()[0] == "Not loaded. Asked for now it would be loaded: 100% GPU (31 of 31 layers on the GPU)"
+    assert rows(now)[2:] == [["cuda:0", "256 MiB"], ["host", "64 MiB"]]
+    assert last.splitlines()[0] == (
+        "Last measured, 100% GPU (31 of 31 layers on the GPU), beside the prediction before the first load so placed"
+    )
+    assert rows(last)[2:] == [
+        ["cuda:0", "240 MiB", "252 MiB", "+12 MiB (+5.0%)"],
+        ["host", "64 MiB", "60 MiB", "-4 MiB (-6.2%)"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        ({"leaving": ["a", "b\x1b"]}, "would be loaded: 100% GPU (31 of 31 layers on the GPU); a, b␛ would leave"),
+        ({"outcome": "waits", "leaving": ["a"]}, "would wait for a, and then be loaded: 100% GPU"),
+        ({"outcome": "waits"}, "would wait, and then be loaded: 100% GPU"),
+        ({"outcome": "refused"}, "would be refused; predicted"),
+    ],
+)
+def test_show_says_what_would_come_of_asking(now: dict[str, Any], told: str, script: type[Script]) -> None:
+    footprint = script.FOOTPRINT | {"now": script.FOOTPRINT["now"] | now, "last": None}
+    page = pages.show(script.MODEL, None, footprint, NOW)
+    assert f"Not loaded. Asked for now it {told}" in page
+    assert "Never measured: it has not been loaded yet." in page
+
+
+def test_show_marks_estimates_and_makes_no_prediction_up(script: type[Script]) -> None:
+    """A lesson of a swapd that did not keep what was predicted."""
+    footprint = script.FOOTPRINT | {
+        "now": script.FOOTPRINT["now"] | {"exact": False},
+        "last": script.FOOTPRINT["last"] | {"predicted": None, "error": None},
+    }
+    page = pages.show(script.MODEL, None, footprint, NOW)
+    assert ["cuda:0", "~256 MiB"] in rows(page)
+    assert ["cuda:0", "-", "252 MiB", "-"] in rows(page)
+    assert "what was predicted before the first load is not known" in page
 
 
 def test_show_says_that_a_file_has_no_chat_template(script: type[Script]) -> None:
-    page = pages.show(script.GEMMA, None, NOW)
+    page = pages.show(script.GEMMA, None, script.FOOTPRINT, NOW)
     assert "ChatML" in page
     assert "Not loaded." in page
 
 
 def test_show_says_why_a_file_cannot_be_used(script: type[Script]) -> None:
-    assert "the file ends too early" in pages.show(script.BROKEN, None, NOW)
+    assert "the file ends too early" in pages.show(script.BROKEN, None, None, NOW)
 
 
 def test_status_tells_devices_residents_waiting_and_counters(script: type[Script]) -> None:
@@ -130,7 +178,7 @@ def test_a_load_is_told_in_one_line(script: type[Script]) -> None:
 
 def test_names_cannot_command_the_terminal(script: type[Script]) -> None:
     evil = {"name": "a\x1b[2J\nb", "path": "/\x9b2J\u202e", "reason": "\x07"}
-    for page in (pages.ls([script.BROKEN | evil], NOW), pages.show(script.BROKEN | evil, None, NOW)):
+    for page in (pages.ls([script.BROKEN | evil], NOW), pages.show(script.BROKEN | evil, None, None, NOW)):
         assert not {"\x1b", "\x9b", "\u202e", "\x07"} & set(page)
         assert "a␛[2J␊b" in page
 

@@ -5,15 +5,18 @@ PREDICTION_GRID=full: every placement that can be chosen from outside, and a tab
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from collections.abc import Mapping
 from itertools import product
+from typing import Any
 
 import pytest
 
 from swapd.demo import models
 from swapd.units import MiB
-from tests.e2e.conftest import GEMMA, SMOL, Start
+from tests.e2e.conftest import GEMMA, SMOL, Daemon, Start
 from tests.softgpu.fixtures import MakeSoftGPU
 
 pytestmark = pytest.mark.e2e
@@ -78,3 +81,57 @@ def test_on_a_card_a_little_too_small_the_smaller_micro_batch_is_predicted_as_we
     assert held < whole
     assert abs(placed["predicted"]["cuda:0"] - held) <= max(0.03 * held, 16 * MiB)
     assert gpu.refusals() == []
+
+
+def test_show_tells_prediction_measurement_and_error_of_a_model_that_is_not_loaded(
+    soft_gpu: MakeSoftGPU, start: Start
+) -> None:
+    """Before the first load, after it, and after a restart; what a process takes besides has grown since it was learnt.
+
+    Another card under the same number is believed nothing of it.
+    """
+    gpu = soft_gpu("2GiB", context="40MiB")
+    daemon = start(SETTINGS, environ=gpu.env, common=MODELS)
+    assert daemon.call("/swapd/models/m1/load", {})[0] == 200
+    daemon.wait_status(lambda status: "cuda:0" in status["models"][0]["measured"])
+    assert daemon.call("/swapd/models/m1/unload", method="POST")[0] == 200
+    gpu.set_context("56MiB")
+
+    def shown(daemon: Daemon = daemon) -> Any:
+        done = daemon.swapctl("show", "m0", "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    never = shown()
+    assert (never["resident"], never["footprint"]["last"]) == (None, None)
+    assert (never["footprint"]["now"]["outcome"], never["footprint"]["now"]["gpu_layers"]) == ("loads", 31)
+    assert never["footprint"]["now"]["predicted"]["cuda:0"] > 0
+
+    first = daemon.call("/swapd/models/m0/load", {})[1]
+    held = gpu.holders()[first["pid"]]
+    daemon.wait_status(lambda status: status["models"][0]["measured"].get("cuda:0") == held)
+    assert daemon.call("/swapd/models/m0/unload", method="POST")[0] == 200
+    once = shown()
+    assert (once["resident"], once["state"]) == (None, None)
+    now, last = once["footprint"]["now"], once["footprint"]["last"]
+    assert (now["predicted"]["cuda:0"], now["exact"]) == (held, True)
+    assert (last["predicted"]["cuda:0"], last["measured"]["cuda:0"]) == (first["predicted"]["cuda:0"], held)
+    assert last["error"]["cuda:0"] == held - first["predicted"]["cuda:0"] == 16 * MiB
+    page = daemon.swapctl("show", "m0").stdout
+    assert "Not loaded. Asked for now it would be loaded: 100% GPU (31 of 31 layers on the GPU)" in page
+    assert "Last measured, 100% GPU (31 of 31 layers on the GPU), beside the prediction before the first load" in page
+
+    def again(environ: Mapping[str, str]) -> Any:
+        """As a daemon started where the first one kept what it had learnt tells it, once it has read that."""
+        other = start(SETTINGS, environ={**environ, "XDG_STATE_HOME": str(daemon.folder)}, common=MODELS)
+        assert other.call("/swapd/models/m2/load", {})[0] == 200
+        assert other.call("/swapd/models/m2/unload", method="POST")[0] == 200
+        told = shown(other)["footprint"]
+        other.stop()
+        return told
+
+    daemon.stop()
+    restarted = again(gpu.env)
+    assert (restarted["last"], restarted["now"]["predicted"]) == (last, now["predicted"])
+    larger = again(soft_gpu("3GiB", context="40MiB").env)
+    assert (larger["last"], larger["now"]["exact"]) == (None, False)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from swapd.demo import models
+from swapd.units import MiB
 from tests.e2e.conftest import COMMON, SMOL, Daemon, Start
 from tests.softgpu.control import What
 from tests.softgpu.fixtures import MakeSoftGPU
@@ -119,6 +120,19 @@ def test_scenario_11_only_those_leave_whose_room_is_needed(soft_gpu: MakeSoftGPU
     assert daemon.resident_names() == {"a", "y"}
 
 
+def test_scenario_18_an_unload_drains_and_by_force_ends_the_answer(soft_gpu: MakeSoftGPU, start_on: StartOn) -> None:
+    gpu = soft_gpu(TWO, context=CONTEXT)
+    daemon = start_on(gpu)
+    with talking(daemon, "x"):
+        assert daemon.call("/swapd/models/x/unload?wait=false", method="POST")[0] == 200
+        assert [m["state"] for m in daemon.status()["models"]] == ["draining"]
+        listed = daemon.swapctl("ps").stdout
+        assert "Stopping..." in listed
+        assert daemon.call("/swapd/models/x/unload", {"force": True})[0] == 200
+        assert daemon.status()["models"] == []
+    assert gpu.holders() == {}
+
+
 def test_scenario_24_an_explicit_context_is_never_changed_silently(soft_gpu: MakeSoftGPU, start_on: StartOn) -> None:
     gpu = soft_gpu(TWO, context=CONTEXT)
     daemon = start_on(gpu)
@@ -130,6 +144,22 @@ def test_scenario_24_an_explicit_context_is_never_changed_silently(soft_gpu: Mak
     assert resident(daemon, "a")["context"] == 512
     status, refusal = daemon.chat("a", "word " * 600)
     assert (status, refusal["error"]["code"]) == (400, "context_length_exceeded")
+
+
+def test_scenario_27_memory_that_does_not_come_back_is_waited_for_only_so_long(
+    soft_gpu: MakeSoftGPU, start_on: StartOn
+) -> None:
+    """Then the newcomer makes do with what is seen free: here the CPU."""
+    gpu = soft_gpu("160MiB", context=CONTEXT, lag=60.0)
+    daemon = start_on(gpu)
+    assert ask(daemon, "a") == 200
+    assert resident(daemon, "a")["gpu_layers"] == 31
+
+    assert ask(daemon, "b") == 200
+
+    assert sum("not seen free" in line for line in daemon.log) == 1
+    assert resident(daemon, "b")["gpu_layers"] == 0
+    assert daemon.status()["counters"]["oom_retries"] == 0
 
 
 def test_scenario_28_a_smaller_context_is_served_without_a_reload(soft_gpu: MakeSoftGPU, start_on: StartOn) -> None:
@@ -179,3 +209,65 @@ def test_scenario_34_a_load_for_the_cpu_evicts_nobody_from_the_card(soft_gpu: Ma
 
     assert daemon.resident_names() == {"a", "b"}
     assert set(gpu.holders()) == {before}
+
+
+def test_bug_02_first_requests_at_the_same_time_load_once(soft_gpu: MakeSoftGPU, start_on: StartOn) -> None:
+    daemon = start_on(soft_gpu(TWO, context=CONTEXT))
+    statuses: list[int] = []
+    callers = [threading.Thread(target=lambda: statuses.append(ask(daemon, "a"))) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(timeout=60)
+
+    assert statuses == [200] * 4
+    assert daemon.status()["counters"]["loads"] == 1
+
+
+def test_bug_06_an_unload_while_the_keep_alive_ends_it_comes_back_and_the_next_request_is_served(
+    soft_gpu: MakeSoftGPU, start_on: StartOn
+) -> None:
+    """The memory is seen free 1.5 s after the end, so that the unload meets it on its way."""
+    gpu = soft_gpu(ONE, context=CONTEXT, lag=1.5)
+    daemon = start_on(gpu)
+    assert daemon.chat("a", max_tokens=2, keep_alive=0)[0] == 200
+    daemon.wait_log("event=unload.*model=a .*keep-alive")
+    assert [m["state"] for m in daemon.status()["models"]] == ["unloading"]
+
+    assert daemon.call("/swapd/models/a/unload", method="POST")[0] == 200
+
+    assert daemon.status()["models"] == []
+    assert ask(daemon, "a") == 200
+    assert daemon.status()["counters"]["loads"] == 2
+
+
+def test_bug_07_a_load_waits_also_for_what_the_sizing_process_gives_back_late(
+    soft_gpu: MakeSoftGPU, start_on: StartOn
+) -> None:
+    """On a card that holds the model and a little more, the context of the process that sized it is in the way."""
+    roomy = soft_gpu("512MiB", context=CONTEXT)
+    learner = start_on(roomy)
+    assert ask(learner, "a") == 200
+    whole = roomy.holders()[resident(learner, "a")["pid"]]
+    learner.stop()
+    gpu = soft_gpu(whole + 4 * MiB, context=CONTEXT, lag=1.0)
+    daemon = start_on(gpu)
+
+    assert ask(daemon, "a") == 200
+
+    assert gpu.refusals() == []
+    assert resident(daemon, "a")["gpu_layers"] == 31
+
+
+def test_bug_08_a_name_that_stands_for_nothing_disturbs_nobody(soft_gpu: MakeSoftGPU, start_on: StartOn) -> None:
+    daemon = start_on(soft_gpu(ONE, context=CONTEXT))
+    assert ask(daemon, "a") == 200
+    before = resident(daemon, "a")["pid"]
+
+    for path, method in (("/v1/completions", "POST"), ("/api/generate", "POST"), ("/swapd/models/z/load", "POST")):
+        assert daemon.call(path, {"model": "z", "prompt": "Hello"}, method=method)[0] == 404
+    assert daemon.call("/swapd/models/z/unload", {"force": True})[0] == 404
+
+    assert resident(daemon, "a")["pid"] == before
+    assert daemon.status()["counters"] | {"loads": 1, "evictions": 0} == daemon.status()["counters"]
+    assert ask(daemon, "a") == 200

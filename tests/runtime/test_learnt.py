@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from swapd.core.model import HOST, DeviceId, Footprint, Placement, VariantId
+from swapd.core.model import HOST, Device, DeviceId, DeviceKind, Footprint, Placement, VariantId
+from swapd.core.state import Measurement
 from swapd.runtime.learnt import MOST, Learnt, key
-from swapd.units import MiB
+from swapd.units import GiB, MiB
 
 A, B = VariantId("a-0123"), VariantId("b-4567")
 BUILD = "b1234 (0c1e570)"
@@ -173,6 +174,84 @@ def test_a_key_names_all_that_is_not_the_default() -> None:
         field.name: list(value) if isinstance(value := getattr(PART, field.name), tuple) else value
         for field in dataclasses.fields(PART)
     }
+
+
+FIRST = Footprint.of({CARD: 240 * MiB, HOST: 80 * MiB})
+SEEN = Measurement(FIRST, TOOK)
+
+
+async def test_what_was_predicted_and_measured_is_kept_beside_a_lesson(path: Path) -> None:
+    async with Learnt(path) as learnt:
+        learnt.learn(A, WHOLE, BUILD, TOOK, SEEN)
+        learnt.learn(A, CPU, BUILD, TOOK, Measurement(None, FIRST), floor=TOOK)
+        learnt.learn(B, PART, BUILD, TOOK)
+        learnt.learn(A, WHOLE, BUILD, TOOK, SEEN)
+    again = Learnt(path)
+    again.read()
+    assert again.measurements([A, B], BUILD) == ((A, CPU, None, FIRST), (A, WHOLE, FIRST, TOOK))
+    assert again.floors([A, B], BUILD) == ((A, CPU, TOOK),)
+    assert (again.measurements([B], BUILD), again.measurements([A], "b1235")) == ((), ())
+    assert again.floors([B], BUILD) == ()
+
+
+def test_a_file_of_a_swapd_that_kept_lessons_alone_is_read(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    content = {"kind": "swapd lessons", "version": 1, "lessons": {key(A, WHOLE, BUILD): {"cuda:0": 5}}}
+    path.write_text(json.dumps(content | {"overheads": {BUILD: {"cuda:0": 7}}}))
+    learnt = Learnt(path)
+    learnt.read()
+    learnt.recognise([card("0000:01:00.0")])
+    assert learnt.lessons([A], BUILD) == ((A, WHOLE, Footprint.of({CARD: 5})),)
+    assert learnt.overheads(BUILD) == {CARD: 7}
+    assert learnt.measurements([A], BUILD) == ()
+    assert learnt.floors([A], BUILD) == ()
+
+
+async def test_what_stands_beside_a_lesson_goes_with_it(path: Path) -> None:
+    async with Learnt(path) as learnt:
+        learnt.learn(B, WHOLE, BUILD, TOOK, SEEN, TOOK)
+        for layers in range(MOST):
+            learnt.learn(A, dataclasses.replace(WHOLE, gpu_layers=layers), BUILD, TOOK)
+    assert key(B, WHOLE, BUILD).encode() not in path.read_bytes()
+    assert json.loads(path.read_bytes())["beside"].keys() == lessons_of(path)
+
+
+def lessons_of(path: Path) -> Any:
+    return json.loads(path.read_bytes())["lessons"].keys()
+
+
+def card(pci: str, device: DeviceId = CARD, **changes: Any) -> Device:
+    known = Device(device, "Test Card", DeviceKind.GPU, "nvml", 8 * GiB, 8 * GiB, pci=pci)
+    return dataclasses.replace(known, **changes)
+
+
+ONE, TWO = "0000:01:00.0", "0000:02:00.0"
+RAM = Device(HOST, "host", DeviceKind.HOST, "psutil", 8 * GiB, 8 * GiB)
+
+
+@pytest.mark.parametrize(
+    ("now", "known"),
+    [
+        (card(ONE), {WHOLE, CPU, PART}),
+        (card(TWO), {CPU}),
+        (card(ONE, name="Another Card"), {CPU}),
+        (card(ONE, total=16 * GiB), {CPU}),
+        (card("", name="", total=0, is_stale=True), {WHOLE, CPU, PART}),
+    ],
+)
+async def test_what_was_learnt_on_another_card_is_not_used(path: Path, now: Device, known: set[Placement]) -> None:
+    """Lessons and what a process takes there besides; those of the host stay."""
+    async with Learnt(path) as learnt:
+        learnt.recognise([card(ONE), card("0000:09:00.0", OTHER), RAM])
+        for place, took in {WHOLE: TOOK, CPU: Footprint.of({HOST: 5}), PART: Footprint.of({CARD: 1, OTHER: 2})}.items():
+            learnt.learn(A, place, BUILD, took, Measurement(None, took), took)
+        learnt.learn_overheads(BUILD, {CARD: 300 * MiB, OTHER: 200 * MiB})
+    async with Learnt(path) as again:
+        again.recognise([now, dataclasses.replace(RAM, total=16 * GiB)])
+        for kept in (again.lessons([A], BUILD), again.measurements([A], BUILD), again.floors([A], BUILD)):
+            assert {each[1] for each in kept} == known
+        assert again.overheads(BUILD) == {OTHER: 200 * MiB} | ({CARD: 300 * MiB} if WHOLE in known else {})
+    assert lessons(path).keys() == {(A, place) for place in known}
 
 
 async def test_the_lessons_unused_for_longest_go(path: Path) -> None:

@@ -70,7 +70,8 @@ def live(seed: int, max_wait: Seconds, ranking: Ranking) -> tuple[Seconds, int]:
 def bound(most: int) -> Seconds:
     """As core/README.md states it."""
     served = -(-most // SLOTS) * HOLD
-    return MAX_WAIT + len(NAMES) * (MIN_RESIDENCY + served + HOLD + SWAP)
+    tenure = max(MIN_RESIDENCY, 2 * MAX_WAIT)
+    return 3 * MAX_WAIT + len(NAMES) * (tenure + served + HOLD + SWAP)
 
 
 @pytest.mark.parametrize("ranking", Ranking)
