@@ -50,7 +50,11 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     Scenario(
         "4",
         "Given an idle resident and a newcomer that does not fit beside it, then it is gone before the load begins.",
-        _in("core", "eviction::an_idle_resident_goes_before_the_newcomer_is_started")
+        _in(
+            "core",
+            "eviction::an_idle_resident_goes_before_the_newcomer_is_started",
+            "placing::on_a_card_too_small_by_10_mib_the_idle_one_goes",
+        )
         + _in("e2e", "swapping::a_newcomer_that_would_overflow_evicts_the_idle_one_and_says_why"),
     ),
     Scenario(
@@ -128,6 +132,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
             "core",
             "eviction::a_victim_is_given_up_only_for_somebody_who_fits",
             "placing::what_would_not_fit_even_on_the_cpu_is_refused_and_nobody_goes",
+            "scenarios::what_could_not_run_with_everybody_gone_is_refused_in_the_step_that_sees_it",
         )
         + _in("e2e", "swapping::a_model_larger_than_everything_is_refused_at_once_and_nobody_is_evicted"),
     ),
