@@ -20,9 +20,41 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the assistant made. `arguments`: a JSON object as text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
+    """`content` is what is said; `thinking`, `calls`, `call_id` (of a tool's result) only where the role has them."""
+
     role: Role
     content: str
+    thinking: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    call_id: str = ""
+    name: str = ""
+    """Of the tool whose result this is, or of the speaker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call. `parameters`: the JSON Schema of its arguments, as text."""
+
+    name: str
+    description: str = ""
+    parameters: str = "{}"
+
+
+class ToolChoice(StrEnum):
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+    """At least one call, of any tool, or of the one that `tool_name` names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +87,9 @@ class GenerationRequest:
     """One answer wanted from one model.
 
     Either `messages`, which the model's chat template renders, or `prompt`, which the model reads as it
-    is: text, or token numbers. `max_tokens` None: until the model stops or its context is full. Stop
-    strings are not part of the answer. `echo`: the answer starts with the prompt's text.
+    is: text, or token numbers; with `suffix`, what is between the two is wanted. `max_tokens` None: until the
+    model stops or its context is full. Stop strings are not part of the answer. `echo`: the answer starts with
+    the prompt's text.
     """
 
     id: str
@@ -66,6 +99,39 @@ class GenerationRequest:
     max_tokens: Tokens | None = None
     stop: tuple[str, ...] = ()
     echo: bool = False
+    suffix: str | None = None
+    files: tuple[tuple[str, str], ...] = ()
+    """(name, text) of other files, told before a prompt with a suffix."""
+    ignore_eos: bool = False
+    """The end of the turn is never drawn."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token, what is added to its logit); minus infinity bans it."""
+    logprobs: int | None = None
+    """How many alternatives to tell beside each token; None: no logarithms at all."""
+    grammar: str = ""
+    """GBNF that the answer has to follow."""
+    schema: str | None = None
+    """JSON Schema (as text) that the answer has to follow: a JSON document and nothing else."""
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice.AUTO
+    tool_name: str = ""
+    parallel_calls: bool = True
+    thinking: bool | None = None
+    """Whether the model is to think first; None: as its template does."""
+    effort: str = ""
+    """How much, in the words of models that know degrees: "low", "medium", "high"."""
+    template: str = ""
+    """A chat template (Jinja2) instead of the model's own."""
+    template_values: str = "{}"
+    """A JSON object as text: more names for the template."""
+    continues: bool = False
+    """The last message is the assistant's and unfinished: the answer goes on from there."""
+    adapter: str = ""
+    """Name of the LoRA adapter to answer with; empty: none."""
+    session: str = ""
+    """Whose conversation this is, if the caller says."""
+    caches: bool = True
+    """What is already evaluated of the prompt may be used again."""
 
 
 class StopReason(StrEnum):
@@ -73,6 +139,8 @@ class StopReason(StrEnum):
     """The model ended its turn, or wrote a stop string."""
     LENGTH = "length"
     """`max_tokens` or the end of the context."""
+    TOOL_CALLS = "tool_calls"
+    """The model called tools and waits for their results."""
     CANCELLED = "cancelled"
     """The caller went away."""
 
@@ -86,6 +154,9 @@ class Usage:
     completion: Tokens = 0
     prompt_s: Seconds = 0.0
     completion_s: Seconds = 0.0
+    drafted: Tokens = 0
+    """Tokens that a draft proposed, and how many of them were `accepted`."""
+    accepted: Tokens = 0
 
     @property
     def evaluated(self) -> Tokens:
@@ -93,11 +164,60 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class CallPart:
+    """A piece of a tool call: `id` and `name` come whole and once, with the first part; `arguments` grow."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """Of one token: the natural logarithm of its probability, of all tokens before any filter."""
+
+    token: int
+    raw: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A drawn token, and the likeliest tokens in its place, best first."""
+
+    drawn: Likelihood
+    top: tuple[Likelihood, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of the answer's text (whole characters only), and how many tokens went into it."""
+    """A piece of the answer (whole characters only), and how many tokens went into it.
+
+    `text` is the answer proper; what the model thought and the tools that it calls are kept apart from it.
+    """
 
     text: str
     tokens: Tokens
+    thinking: str = ""
+    calls: tuple[CallPart, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+    def then(self, next_one: Chunk) -> Chunk:
+        """Both as one. Only where the order of their parts stays that of thinking, text, calls: see `joins`."""
+        return Chunk(
+            self.text + next_one.text,
+            self.tokens + next_one.tokens,
+            self.thinking + next_one.thinking,
+            self.calls + next_one.calls,
+            self.logprobs + next_one.logprobs,
+        )
+
+    def joins(self, next_one: Chunk) -> bool:
+        """Whether one chunk can say both without changing their order."""
+        if self.calls:
+            return not next_one.text and not next_one.thinking
+        return not self.text or not next_one.thinking
 
 
 @dataclass(frozen=True, slots=True)

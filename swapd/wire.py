@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from swapd.generation import Ending, GenerationRequest
+from swapd.generation import CallPart, Chunk, Ending, GenerationRequest, TokenLogprob
 from swapd.units import Bytes, Seconds, Tokens
 
 MAX_FRAME: Final[Bytes] = 256 * 2**20
@@ -143,10 +143,19 @@ class LoadFailed(_Frame, frozen=True, tag=True):
     reason: str
 
 
-class Piece(msgspec.Struct, frozen=True, array_like=True):
+class Piece(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """A `Chunk` of one request's answer."""
+
     request: str
     text: str
     tokens: Tokens
+    thinking: str = ""
+    calls: tuple[CallPart, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+    @property
+    def chunk(self) -> Chunk:
+        return Chunk(self.text, self.tokens, self.thinking, self.calls, self.logprobs)
 
 
 class Pieces(_Frame, frozen=True, tag=True):

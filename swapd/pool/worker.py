@@ -133,11 +133,11 @@ class Worker:
                 item = await stream.get()
                 while isinstance(item, Chunk) and not stream.empty():
                     follower = stream.get_nowait()
-                    if not isinstance(follower, Chunk):
+                    if isinstance(follower, Chunk) and item.joins(follower):
+                        item = item.then(follower)
+                    else:
                         yield item
                         item = follower
-                        break
-                    item = Chunk(item.text + follower.text, item.tokens + follower.tokens)
                 is_over = not isinstance(item, Chunk)
                 if isinstance(item, Exception):
                     raise item
@@ -207,7 +207,7 @@ class Worker:
             case wire.Pieces(pieces):
                 for piece in pieces:
                     if (stream := self._streams.get(piece.request)) is not None:
-                        stream.put_nowait(Chunk(piece.text, piece.tokens))
+                        stream.put_nowait(piece.chunk)
             case wire.Finished(request, ending):
                 self._last(request, ending)
             case wire.Failed(request, code, text, prompt, context):
