@@ -6,7 +6,7 @@ Used by the dialects that generate; a dialect brings its words as a `Voice`. Dec
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
@@ -15,7 +15,7 @@ from aiohttp import web
 
 from swapd.api.calls import GATEWAY, answer_headers, json_answer
 from swapd.api.stream import Framing, Stream, stream
-from swapd.generation import Chunk, Ending
+from swapd.generation import CallPart, Chunk, Ending, TokenLogprob, ToolCall
 from swapd.runtime.gateway import Answer, Ask, Gateway, Watch
 
 T = TypeVar("T")
@@ -33,6 +33,9 @@ class Whole:
     answer: Answer
     text: str
     ending: Ending
+    thinking: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Voice(Protocol):
@@ -88,13 +91,33 @@ async def give(request: web.Request, asks: Sequence[Ask], voice: Voice, *, strea
 
 
 async def _whole(gateway: Gateway, ask: Ask) -> Whole:
-    texts: list[str] = []
+    chunks: list[Chunk] = []
     async with gateway.generate(ask) as answer:
         async for item in answer:
             if isinstance(item, Ending):
-                return Whole(answer, "".join(texts), item)
-            texts.append(item.text)
+                return _joined(answer, chunks, item)
+            chunks.append(item)
     raise AssertionError("an answer ended without saying how")
+
+
+def _joined(answer: Answer, chunks: Sequence[Chunk], ending: Ending) -> Whole:
+    return Whole(
+        answer,
+        "".join(chunk.text for chunk in chunks),
+        ending,
+        "".join(chunk.thinking for chunk in chunks),
+        joined_calls(part for chunk in chunks for part in chunk.calls),
+        tuple(likely for chunk in chunks for likely in chunk.logprobs),
+    )
+
+
+def joined_calls(parts: Iterable[CallPart]) -> tuple[ToolCall, ...]:
+    """The calls that were told in parts, in their order."""
+    calls: dict[int, ToolCall] = {}
+    for part in parts:
+        known = calls.get(part.index, ToolCall("", "", ""))
+        calls[part.index] = ToolCall(known.id or part.id, known.name or part.name, known.arguments + part.arguments)
+    return tuple(call for _, call in sorted(calls.items()))
 
 
 async def _together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
