@@ -124,7 +124,7 @@ async def running(
             started = asyncio.Event()
             engine_task = tasks.create_task(engine.run(started.set), name="engine")
             await started.wait()
-            tasks.create_task(_recall(learnt, pool, catalog, engine), name="recall lessons")
+            recall = tasks.create_task(_recall(learnt, pool, catalog, engine), name="recall lessons")
             current = settings
 
             async def reload() -> None:
@@ -145,8 +145,8 @@ async def running(
                     await _drain(engine, hurry or asyncio.Event())
                 finally:
                     await runner.cleanup()
-                    watchdog.cancel()
-                    engine_task.cancel()
+                    for task in (watchdog, recall, engine_task):  # recall may wait for what an ended engine never tells
+                        task.cancel()
     finally:
         memory.close()
 

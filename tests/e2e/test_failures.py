@@ -162,6 +162,12 @@ def test_sigterm_lets_running_answers_finish_and_takes_no_new_ones(start: Start)
     assert daemon.process.wait(timeout=30) == 0
 
 
+def test_a_daemon_that_is_stopped_while_its_first_worker_still_starts_stops(start: Start) -> None:
+    daemon = start()  # serving is told before the worker's imports are done
+
+    assert daemon.stop() == 0
+
+
 def test_a_second_sigterm_ends_running_answers(start: Start) -> None:
     daemon = start()
     with streaming(daemon, "/v1/chat/completions", {"model": SMOL, **LONG}) as lines:
