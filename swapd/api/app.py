@@ -6,11 +6,12 @@ Made by `daemon.py`; asks the gateway for everything.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from aiohttp import hdrs, web
 
-from swapd.api import admin, ollama, openai, watching
+from swapd.api import admin, anthropic, models, ollama, openai, watching
 from swapd.api.calls import GATEWAY, GUARD, REQUEST_ID, json_answer, new_request_id
 from swapd.api.failures import Dialect, Failure, failure_of
 from swapd.api.guard import Guard, GuardSettings, is_preflight
@@ -31,7 +32,7 @@ def make_app(gateway: Gateway, guard: GuardSettings) -> web.Application:
     app = web.Application(middlewares=[_frame])
     app[GATEWAY] = gateway
     app[GUARD] = Guard(guard)
-    for dialect in (openai, ollama, admin, watching):
+    for dialect in (models, openai, anthropic, ollama, admin, watching):
         app.add_routes(dialect.routes)
     app.on_response_prepare.append(_finish_headers)
     return app
@@ -55,7 +56,8 @@ async def _frame(
     except Exception as error:
         failure = failure_of(error, request[REQUEST_ID])
         headers = failure.headers
-    return json_answer(failure.body(Dialect.of(request.path)), status=failure.status, headers=headers)
+    failure = replace(failure, request_id=request[REQUEST_ID])
+    return json_answer(failure.body(Dialect.of(request)), status=failure.status, headers=headers)
 
 
 def _routing_failure(request: web.Request, refusal: web.HTTPException) -> tuple[Failure, dict[str, str]]:
@@ -69,5 +71,8 @@ def _routing_failure(request: web.Request, refusal: web.HTTPException) -> tuple[
 
 
 async def _finish_headers(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["X-Request-Id"] = request.get(REQUEST_ID) or new_request_id(request)
+    name = request.get(REQUEST_ID) or new_request_id(request)
+    response.headers["X-Request-Id"] = name
+    if Dialect.of(request) is Dialect.ANTHROPIC:
+        response.headers["Request-Id"] = name  # where its clients look for it
     response.headers.update(request.app[GUARD].cors_headers(request))

@@ -1,4 +1,4 @@
-"""Errors in each dialect's words: one table of statuses, three shapes.
+"""Errors in each dialect's words: one table of statuses, four shapes.
 
 Used by `app.py` for answers that have not begun and by `stream.py` for those that have. Knows no route.
 """
@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Final
 
 import structlog
+from aiohttp import web
 
 from swapd.errors import (
     BodyTooLarge,
@@ -58,17 +59,32 @@ _LASTING: Final = frozenset({422, 507})
 _OPENAI_TYPES: Final = {401: "authentication_error", 403: "permission_error"}
 
 
+_ANTHROPIC_TYPES: Final = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    503: "overloaded_error",
+}
+_ANTHROPIC_ROUTE: Final = "/v1/messages"
+
+
 class Dialect(Enum):
-    OPENAI = "/v1/"
-    OLLAMA = "/api/"
-    SWAPD = "/swapd/"
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+    OLLAMA = "ollama"
+    SWAPD = "swapd"
 
     @staticmethod
-    def of(path: str) -> Dialect:
-        """Whose words are expected under this path."""
-        if path.startswith(Dialect.OPENAI.value):
-            return Dialect.OPENAI
-        return Dialect.OLLAMA if path.startswith(Dialect.OLLAMA.value) else Dialect.SWAPD
+    def of(request: web.BaseRequest) -> Dialect:
+        """Whose words the caller expects."""
+        path = request.path
+        if path == _ANTHROPIC_ROUTE or path.startswith(f"{_ANTHROPIC_ROUTE}/"):
+            return Dialect.ANTHROPIC
+        if path.startswith("/v1/"):
+            # Of the paths that two of them share: Anthropic's clients tell their version.
+            return Dialect.ANTHROPIC if "anthropic-version" in request.headers else Dialect.OPENAI
+        return Dialect.OLLAMA if path.startswith("/api/") else Dialect.SWAPD
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +98,7 @@ class Failure:
     data: Mapping[str, object] = field(default_factory=dict)
     retry_after: int | None = None
     """Whole seconds; None: do not say."""
+    request_id: str = ""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -105,17 +122,28 @@ class Failure:
                     "code": self.code,
                 }
                 return {"error": words}
+            case Dialect.ANTHROPIC:
+                kind = "invalid_request_error" if self.status < 500 else "api_error"
+                told = {"type": _ANTHROPIC_TYPES.get(self.status, kind), "message": self._in_anthropics_words()}
+                return {"type": "error", "error": told, "request_id": self.request_id}
             case Dialect.OLLAMA:
                 return {"error": self.message}
             case Dialect.SWAPD:
                 return {"error": {"code": self.code, "message": self.message, **self.data}}
+
+    def _in_anthropics_words(self) -> str:
+        if self.code == ContextLengthExceeded.code:
+            # Claude Code knows these words, and makes the conversation shorter by itself.
+            return f"prompt is too long: {self.data['prompt']} tokens > {self.data['context']} maximum"
+        return self.message
 
 
 def failure_of(error: Exception, request_id: str) -> Failure:
     """The failure that a caller is told; an error that is not ours is logged, and told without its words."""
     if not isinstance(error, SwapdError):
         _log.error("request_failed", request=request_id, exc_info=error)
-        return Failure(500, "internal_error", f"internal error; the daemon's log has it under request {request_id}")
+        message = f"internal error; the daemon's log has it under request {request_id}"
+        return Failure(500, "internal_error", message, request_id=request_id)
     status = next((STATUS[known] for known in type(error).__mro__ if known in STATUS), 500)
     retry_after: float | None = getattr(error, "retry_after", None)
     data = _data(error)
@@ -127,6 +155,7 @@ def failure_of(error: Exception, request_id: str) -> Failure:
         param=param if isinstance(param, str) else None,
         data=data,
         retry_after=None if retry_after is None else max(1, math.ceil(retry_after)),
+        request_id=request_id,
     )
 
 

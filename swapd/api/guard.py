@@ -100,12 +100,18 @@ class Guard:
         return own or "*" in allowed or origin.lower().rstrip("/") in {entry.lower().rstrip("/") for entry in allowed}
 
     def _check_key(self, request: web.BaseRequest) -> None:
-        kind, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-        key = given.strip().encode(errors="surrogateescape")
+        kind, _, bearer = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+        # Anthropic's clients send the one or the other, some both.
+        given = [bearer] if kind.lower() == "bearer" else []
+        given += request.headers.getall("x-api-key", [])
+        keys = [key.strip().encode(errors="surrogateescape") for key in given]
         # Every key is compared: how long the answer takes tells nothing.
-        matches = [hmac.compare_digest(key, known.encode()) for known in self.settings.api_keys]
-        if kind.lower() != "bearer" or not any(matches):
-            raise Unauthorized("an API key is needed: send the header `Authorization: Bearer KEY`")
+        matches = [hmac.compare_digest(key, known.encode()) for key in keys for known in self.settings.api_keys]
+        if not any(matches):
+            raise Unauthorized(
+                "an API key is needed: send the header `Authorization: Bearer KEY` (or, as Anthropic's clients do, "
+                "`x-api-key: KEY`)"
+            )
 
 
 def is_preflight(request: web.BaseRequest) -> bool:

@@ -1,4 +1,4 @@
-"""The OpenAI dialect: models, chat completions, completions.
+"""The OpenAI dialect: chat completions, completions.
 
 Bodies are checked in `openai_bodies.py`; this page has the routes and the words of the answers.
 """
@@ -15,12 +15,11 @@ from aiohttp import web
 from swapd import __version__
 from swapd.api.answers import Whole, give
 from swapd.api.bodies import read_object
-from swapd.api.calls import GATEWAY, encode, generation_ids, json_answer, priority, session
+from swapd.api.calls import encode, generation_ids, priority, session
 from swapd.api.openai_bodies import GenerationBody, read_chat, read_completion
 from swapd.api.stream import SSE, Framing
 from swapd.generation import Chunk, Ending, GenerationRequest, Message, Sampling, StopReason, Usage
 from swapd.runtime.gateway import Answer, Ask
-from swapd.served import Model
 from swapd.units import Seconds, Tokens
 
 routes = web.RouteTableDef()
@@ -38,20 +37,6 @@ DEFAULTS: Final = Sampling(
 """llama-server's: what its users get where neither request nor model says."""
 
 _FINGERPRINT: Final = f"swapd-{__version__}"
-
-
-@routes.get("/v1/models")
-async def list_models(request: web.Request) -> web.Response:
-    gateway = request.app[GATEWAY]
-    await gateway.refresh()
-    served = [model for model in gateway.models() if model.variant is not None and not model.shadowed]
-    return json_answer({"object": "list", "data": [_model(model, model.name) for model in served]})
-
-
-@routes.get("/v1/models/{id:.+}")
-async def show_model(request: web.Request) -> web.Response:
-    name = request.match_info["id"]
-    return json_answer(_model(await request.app[GATEWAY].find(name), name))
 
 
 @routes.post("/v1/chat/completions")
@@ -97,10 +82,6 @@ def _ask(
         priority=priority(request),
         session=session(request),
     )
-
-
-def _model(model: Model, name: str) -> dict[str, object]:
-    return {"id": name, "object": "model", "created": int(model.modified), "owned_by": "swapd"}
 
 
 class _Voice(ABC):

@@ -135,7 +135,7 @@ class Stream:
     async def fail(self, error: Exception) -> web.StreamResponse:
         """Tells inside the stream what went wrong, and ends it."""
         failure = failure_of(error, self._request[REQUEST_ID])
-        self.put(self._framing.failure(failure, Dialect.of(self._request.path)))
+        self.put(self._framing.failure(failure, Dialect.of(self._request)))
         return await self.close()
 
 

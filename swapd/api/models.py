@@ -1,0 +1,54 @@
+"""GET /v1/models, a path that the OpenAI and Anthropic dialects share: each client gets what it can parse.
+
+Anthropic's clients are known by the `anthropic-version` header. Its lists have pages; here one page holds all.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from aiohttp import web
+
+from swapd.api.calls import GATEWAY, json_answer
+from swapd.api.failures import Dialect
+from swapd.served import Model
+
+routes = web.RouteTableDef()
+
+
+@routes.get("/v1/models")
+async def list_models(request: web.Request) -> web.Response:
+    gateway = request.app[GATEWAY]
+    await gateway.refresh()
+    served = [model for model in gateway.models() if model.variant is not None and not model.shadowed]
+    if Dialect.of(request) is Dialect.ANTHROPIC:
+        names = [model.name for model in served]
+        ends = {"first_id": names[0] if names else None, "last_id": names[-1] if names else None}
+        data = [_for_anthropic(model, model.name) for model in served]
+        return json_answer({"data": data, "has_more": False, **ends})
+    return json_answer({"object": "list", "data": [_for_openai(model, model.name) for model in served]})
+
+
+@routes.get("/v1/models/{id:.+}")
+async def show_model(request: web.Request) -> web.Response:
+    name = request.match_info["id"]
+    model = await request.app[GATEWAY].find(name)
+    shape = _for_anthropic if Dialect.of(request) is Dialect.ANTHROPIC else _for_openai
+    return json_answer(shape(model, name))
+
+
+def _for_openai(model: Model, name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": int(model.modified), "owned_by": "swapd"}
+
+
+def _for_anthropic(model: Model, name: str) -> dict[str, object]:
+    assert model.variant is not None
+    return {
+        "type": "model",
+        "id": name,
+        "display_name": name,
+        "created_at": datetime.fromtimestamp(int(model.modified), UTC),
+        "lifecycle": "active",
+        "max_input_tokens": model.variant.context,
+        "max_tokens": model.variant.context,
+    }
