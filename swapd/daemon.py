@@ -25,6 +25,7 @@ from swapd.host.catalog import Catalog
 from swapd.host.cores import FreeCores
 from swapd.host.listen import TcpAddress, UnixAddress, inherited, open_tcp, open_unix
 from swapd.host.memory import MachineMemory
+from swapd.pool.clerk import Clerk
 from swapd.pool.pool import Pool
 from swapd.pool.sizer import Sizer
 from swapd.runtime.engine import Engine
@@ -107,7 +108,7 @@ async def running(
 
     A bug in the core or a part that breaks ends the block with its exception.
     """
-    pool, sizer = Pool(settings.threads, FreeCores()), Sizer()
+    pool, sizer, clerk = Pool(settings.threads, FreeCores()), Sizer(), Clerk()
     memory = MachineMemory(extra=pool.devices)
     catalog = make_catalog(settings)
     try:
@@ -118,6 +119,7 @@ async def running(
             Learnt(settings.state_dir / "learnt.json") as learnt,
             pool,
             sizer,
+            clerk,
             asyncio.TaskGroup() as tasks,
         ):
             engine = Engine(pool, sizer, memory, learnt, time.monotonic, settings.policy, Journal())
@@ -131,7 +133,7 @@ async def running(
                 nonlocal current
                 current = await _reload(reread, current, catalog, engine, gateway, app)
 
-            gateway = Gateway(engine, pool, catalog, reload)
+            gateway = Gateway(engine, pool, clerk, catalog, reload)
             app = make_app(gateway, guard_settings(settings))
             runner = web.AppRunner(app, shutdown_timeout=_CLOSE, **RUNNER_OPTIONS)
             await runner.setup()

@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from swapd.generation import CallPart, Chunk, Ending, GenerationRequest, TokenLogprob
+from swapd.questions import Question, Reply
 from swapd.units import Bytes, Seconds, Tokens
 
 MAX_FRAME: Final[Bytes] = 256 * 2**20
@@ -68,6 +69,15 @@ class Size(_Frame, frozen=True, tag=True):
 
 class Generate(_Frame, frozen=True, tag=True):
     request: GenerationRequest
+
+
+class Ask(_Frame, frozen=True, tag=True):
+    """Answered by Answered or Failed of the same id. What a vocabulary is enough for is answered between two steps."""
+
+    request: str
+    question: Question
+    path: str = ""
+    """Of the file to read the vocabulary from where no model is loaded."""
 
 
 class Stop(_Frame, frozen=True, tag=True):
@@ -176,10 +186,15 @@ class Failed(_Frame, frozen=True, tag=True):
 
     request: str
     code: str
-    """"context_length_exceeded" or "invalid_request"."""
+    """"context_length_exceeded", "invalid_request" or, of a question about a file, "model_unusable"."""
     message: str
     prompt: Tokens = 0
     context: Tokens = 0
+
+
+class Answered(_Frame, frozen=True, tag=True):
+    request: str
+    reply: Reply
 
 
 class Pong(_Frame, frozen=True, tag=True):
@@ -187,8 +202,8 @@ class Pong(_Frame, frozen=True, tag=True):
     """As `Started.cards`, now; a worker that is loading does not ask."""
 
 
-ToWorker: TypeAlias = Load | Size | Generate | Stop | SetThreads | Ping
-FromWorker: TypeAlias = Started | Progress | Sized | Loaded | LoadFailed | Pieces | Finished | Failed | Pong
+ToWorker: TypeAlias = Load | Size | Generate | Ask | Stop | SetThreads | Ping
+FromWorker: TypeAlias = Started | Progress | Sized | Loaded | LoadFailed | Pieces | Finished | Answered | Failed | Pong
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)

@@ -21,6 +21,7 @@ from swapd.core.model import Placement, ResidentId, Variant
 from swapd.errors import Death, WorkerFailed
 from swapd.generation import Chunk, Ending, GenerationRequest
 from swapd.pool.worker import Worker
+from swapd.questions import Question, Reply
 from swapd.units import Seconds
 
 LOOK_EVERY: Final[Seconds] = 0.5
@@ -141,6 +142,12 @@ class Pool:
         finally:
             self._answering[worker] -= 1
             self._share_threads()
+
+    async def ask(self, resident: ResidentId, question: Question) -> Reply:
+        worker = self._workers.get(resident)
+        if worker is None:
+            raise WorkerFailed(Death.CRASHED, "it is gone")
+        return await worker.ask(question, "")
 
     def pids(self) -> Mapping[ResidentId, int]:
         return {resident: worker.pid for resident, worker in self._workers.items() if not worker.ended.done()}

@@ -11,49 +11,39 @@ from collections import Counter
 from types import TracebackType
 from typing import Final, Self
 
-import structlog
-
 from swapd import wire
 from swapd.core.footprint import process_bytes, weights_and_cache
 from swapd.core.model import HOST, DeviceId, Footprint, Placement, Variant, VariantId
-from swapd.errors import Death, WorkerFailed
-from swapd.pool.worker import Worker
+from swapd.errors import WorkerFailed
+from swapd.pool.aside import Aside
 from swapd.units import Seconds
 
 IDLE: Final[Seconds] = 5.0
 LIMIT: Final[Seconds] = 60.0
 """For one order, the start of a process included."""
 
-log = structlog.get_logger("swapd.pool")
-
 
 class Sizer:
     """Use as an async context manager: leaving it ends the process."""
 
     def __init__(self, idle: Seconds = IDLE, limit: Seconds = LIMIT) -> None:
-        self._idle, self._limit = idle, limit
-        self._worker: Worker | None = None
+        self._aside = Aside("sizer", idle, limit)
         self._known: dict[tuple[VariantId, Placement], Footprint] = {}
         self._turn = asyncio.Lock()
-        self._end: asyncio.TimerHandle | None = None
-        self._tasks = asyncio.TaskGroup()
-        self._is_closing = False
 
     async def __aenter__(self) -> Self:
-        await self._tasks.__aenter__()
+        await self._aside.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._is_closing = True
-        self._stop()
-        await self._tasks.__aexit__(kind, error, trace)
+        await self._aside.__aexit__(kind, error, trace)
 
     @property
     def pid(self) -> int | None:
         """Of the process, while there is one: what it holds on a card is ours."""
-        return None if self._worker is None or self._worker.ended.done() else self._worker.pid
+        return self._aside.pid
 
     async def size(self, variant: Variant, placement: Placement, pci: tuple[str, ...]) -> Footprint:
         """What it would take, the process itself included. `pci`: of the placement's devices, in their order.
@@ -70,51 +60,17 @@ class Sizer:
     async def release(self) -> None:
         """End the process now; returns when it is reaped."""
         async with self._turn:
-            worker = self._worker
-            self._stop()
-            if worker is not None:
-                await worker.ended
+            await self._aside.wait_stopped()
 
     async def _ask(self, order: wire.Size) -> wire.Sized:
-        if self._end is not None:
-            self._end.cancel()
-        try:
-            async with asyncio.timeout(self._limit):
-                worker = await self._live()
-                sized = await worker.size(order)
-        except TimeoutError:
-            self._stop()
-            raise WorkerFailed(Death.CRASHED, f"sizing took longer than {self._limit:g} s") from None
-        except WorkerFailed:
-            raise
-        except BaseException:
-            self._stop()  # its answer would be taken for the next one's
-            raise
-        finally:
-            self._end = asyncio.get_running_loop().call_later(self._idle, self._stop)
-        return sized
-
-    async def _live(self) -> Worker:
-        """Raises WorkerFailed."""
-        if self._is_closing:
-            raise WorkerFailed(Death.CRASHED, "the sizer is closed")
-        if self._worker is None or self._worker.ended.done():
+        async with self._aside.asked() as worker:
             try:
-                worker = self._worker = await Worker.spawn()
-            except OSError as error:
-                raise WorkerFailed(Death.CRASHED, f"no process can be started: {error}") from error
-            self._tasks.create_task(worker.listen(), name=f"sizer {worker.pid}")
-            self._tasks.create_task(worker.overhear(), name=f"stderr of sizer {worker.pid}")
-            log.debug("sizer started", pid=worker.pid)
-        return self._worker
-
-    def _stop(self) -> None:
-        if self._end is not None:
-            self._end.cancel()
-            self._end = None
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker = None
+                return await worker.size(order)
+            except WorkerFailed:
+                raise
+            except BaseException:
+                self._aside.stop()  # its answer would be taken for the next one's
+                raise
 
 
 def _order(variant: Variant, placement: Placement, pci: tuple[str, ...]) -> wire.Size:

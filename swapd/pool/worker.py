@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -19,8 +20,9 @@ from typing import Final, TypeVar
 import structlog
 
 from swapd import wire
-from swapd.errors import ContextLengthExceeded, Death, InvalidRequest, WorkerFailed
+from swapd.errors import ContextLengthExceeded, Death, InvalidRequest, ModelUnusable, WorkerFailed
 from swapd.generation import Chunk, Ending, GenerationRequest
+from swapd.questions import Question, Reply
 from swapd.units import Seconds
 
 STOP_GRACE: Final[Seconds] = 2.0
@@ -52,6 +54,8 @@ class Worker:
         self._ponged: asyncio.Future[wire.Pong] = loop.create_future()
         self._progressed: Callable[[float], None] = lambda fraction: None
         self._streams: dict[str, asyncio.Queue[Item]] = {}
+        self._asked: dict[str, asyncio.Future[Reply]] = {}
+        self._questions = itertools.count(1)
         self._threads = 0
         self._last_words: deque[str] = deque(maxlen=_LAST_WORDS)
         for future in (self.started, self._loaded, self._ponged):
@@ -147,6 +151,22 @@ class Worker:
             if not is_over:
                 self.send(wire.Stop(request.id))
 
+    async def ask(self, question: Question, path: str) -> Reply:
+        """Raises InvalidRequest, ContextLengthExceeded, WorkerFailed."""
+        await asyncio.shield(self.started)  # several wait for it
+        if self.ended.done():
+            raise self.ended.result()
+        unique = f"question {next(self._questions)}"
+        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._asked[unique] = reply
+        self.send(wire.Ask(unique, question, path))
+        try:
+            return await reply
+        finally:
+            del self._asked[unique]
+            if reply.cancelled():
+                self.send(wire.Stop(unique))
+
     def use_threads(self, threads: int) -> None:
         if threads != self._threads:
             self._threads = threads
@@ -213,8 +233,13 @@ class Worker:
             case wire.Failed(request, code, text, prompt, context):
                 if code == ContextLengthExceeded.code:
                     self._last(request, ContextLengthExceeded(prompt, context))
+                elif code == ModelUnusable.code:
+                    self._last(request, WorkerFailed(Death.UNUSABLE, text))
                 else:
                     self._last(request, InvalidRequest(text))
+            case wire.Answered(request, reply):
+                if (asked := self._asked.get(request)) is not None:
+                    _resolve(asked, reply)
             case wire.Progress(fraction):
                 self._progressed(fraction)
             case wire.Started():
@@ -234,6 +259,8 @@ class Worker:
                 _resolve(self._ponged, message)
 
     def _last(self, request: str, item: Ending | Exception) -> None:
+        if isinstance(item, Exception) and (asked := self._asked.get(request)) is not None:
+            _fail(asked, item)
         if (stream := self._streams.get(request)) is not None:
             stream.put_nowait(item)
 
@@ -244,6 +271,8 @@ class Worker:
         for future in (self.started, self._loaded, self._ponged):
             if not future.done():
                 future.set_exception(failure)
+        for asked in self._asked.values():
+            _fail(asked, failure)
         for stream in self._streams.values():
             stream.put_nowait(failure)
 
@@ -272,6 +301,6 @@ def _resolve(future: asyncio.Future[T], value: T) -> None:
         future.set_result(value)
 
 
-def _fail(future: asyncio.Future[T], failure: WorkerFailed) -> None:
+def _fail(future: asyncio.Future[T], failure: Exception) -> None:
     if not future.done():
         future.set_exception(failure)

@@ -42,7 +42,8 @@ from swapd.generation import Chunk, Ending, GenerationRequest, Sampling
 from swapd.runtime import explain, foresight, lending, plan
 from swapd.runtime.engine import Engine, Record, Refused
 from swapd.runtime.happenings import Happenings
-from swapd.runtime.ports import Catalog, Workers
+from swapd.runtime.ports import Catalog, Clerk, Workers
+from swapd.runtime.questions import Questions
 from swapd.runtime.status import ResidentStatus, Show
 from swapd.served import Model
 from swapd.units import Bytes, Seconds, Tokens
@@ -105,10 +106,16 @@ class Answer:
 
 class Gateway:
     def __init__(
-        self, engine: Engine, workers: Workers, catalog: Catalog, reload: Callable[[], Awaitable[None]]
+        self,
+        engine: Engine,
+        workers: Workers,
+        clerk: Clerk,
+        catalog: Catalog,
+        reload: Callable[[], Awaitable[None]],
     ) -> None:
         self.reload = reload
         """Re-read the configuration. Raises InvalidConfig."""
+        self.questions = Questions(engine, workers, clerk, self.find)
         self._engine, self._workers, self._catalog = engine, workers, catalog
         self._ids = itertools.count(1)
         self._pins: dict[str, bool] = {}

@@ -12,6 +12,7 @@ from swapd.core.model import Device, DeviceId, Footprint, Placement, ResidentId,
 from swapd.core.state import Measurement
 from swapd.errors import WorkerFailed
 from swapd.generation import Chunk, Ending, GenerationRequest
+from swapd.questions import Question, Reply, VocabularyQuestion
 from swapd.served import Model
 from swapd.units import Bytes
 
@@ -38,6 +39,9 @@ class Workers(Protocol):
         Raises ContextLengthExceeded, InvalidRequest, WorkerFailed.
         """
 
+    async def ask(self, resident: ResidentId, question: Question) -> Reply:
+        """Raises ContextLengthExceeded, InvalidRequest, WorkerFailed."""
+
     def build(self) -> str | None:
         """llama.cpp's version; None until a worker has told."""
 
@@ -58,6 +62,11 @@ class Sizes(Protocol):
 
     async def release(self) -> None:
         """Let that process end, and return when it has."""
+
+
+class Clerk(Protocol):
+    async def ask(self, path: str, question: VocabularyQuestion) -> Reply:
+        """Answered from the file's vocabulary; nothing is loaded. Raises InvalidRequest, WorkerFailed."""
 
 
 class Lessons(Protocol):

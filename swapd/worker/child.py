@@ -14,8 +14,12 @@ from typing import Final, NoReturn, assert_never
 
 import llama_cpp.llama_cpp as C  # noqa: N812
 
+from swapd.errors import ModelUnusable
 from swapd.units import Bytes, Seconds
 from swapd.wire import (
+    Answered,
+    Ask,
+    Failed,
     Frames,
     FromWorker,
     Generate,
@@ -36,6 +40,7 @@ from swapd.wire import (
 )
 from swapd.worker import backends, sizing
 from swapd.worker.chat import ChatTemplate
+from swapd.worker.clerk import Clerk, Vocabularies
 from swapd.worker.lifeline import leave
 from swapd.worker.llama import CannotLoad, Context, Model
 from swapd.worker.prompts import Reader
@@ -105,6 +110,8 @@ class Worker:
         self._log = backends.Log()
         self._slots: Slots | None = None
         self._context: Context | None = None
+        self._clerk: Clerk | None = None
+        self._vocabularies = Vocabularies(self._log)
         self._told_fraction, self._told_at = 0.0, 0.0
 
     def run(self) -> NoReturn:
@@ -130,6 +137,14 @@ class Worker:
                     self._slots.admit(request)
                 except Exception as error:  # one request's trouble is not the others'
                     self._channel.send(failed(request.id, error))
+            case Ask(request, question, path):
+                try:
+                    clerk = self._clerk or self._vocabularies.clerk(path)
+                    self._channel.send(Answered(request, clerk.answer(question)))
+                except CannotLoad as error:
+                    self._channel.send(Failed(request, ModelUnusable.code, str(error)))
+                except Exception as error:  # one request's trouble is not the others'
+                    self._channel.send(failed(request, error))
             case Stop(request):
                 if self._slots is not None:
                     self._channel.send(*self._slots.stop(request))
@@ -157,8 +172,10 @@ class Worker:
             return
         vocabulary = model.vocabulary
         template = ChatTemplate(model.template, vocabulary.bos_text, vocabulary.eos_text)
+        reader = Reader(vocabulary, template, context.length)
         self._context = context
-        self._slots = Slots(model, context, Reader(vocabulary, template, context.length))
+        self._clerk = Clerk(vocabulary, model.template, reader)
+        self._slots = Slots(model, context, reader)
         self._channel.send(
             Loaded(
                 layers=model.layers,

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 import llama_cpp.llama_cpp as C  # noqa: N812
 
+from swapd.errors import InvalidRequest
 from swapd.units import Tokens
 from swapd.worker import backends
 from swapd.worker.parameters import ModelParameters, Order, context_parameters
@@ -34,14 +36,38 @@ class _Pieces(dict[int, bytes | None]):
         self._vocab = vocab
 
     def __missing__(self, token: int) -> bytes | None:
-        piece = None if C.llama_vocab_is_eog(self._vocab, token) else self._ask(token, 64)
+        piece = None if C.llama_vocab_is_eog(self._vocab, token) else self.ask(token)
         self[token] = piece
         return piece
 
-    def _ask(self, token: int, room: int) -> bytes:
+    def ask(self, token: int, room: int = 64, special: bool = False) -> bytes:
         buffer = ctypes.create_string_buffer(room)
-        length = C.llama_token_to_piece(self._vocab, token, buffer, room, 0, False)
-        return self._ask(token, -length) if length < 0 else buffer.raw[:length]
+        length = C.llama_token_to_piece(self._vocab, token, buffer, room, 0, special)
+        return self.ask(token, -length, special) if length < 0 else buffer.raw[:length]
+
+
+@dataclass(frozen=True, slots=True)
+class Infill:
+    """The tokens for filling in the middle; None: the vocabulary has none for it."""
+
+    prefix: int | None
+    suffix: int | None
+    middle: int | None
+    repository: int | None
+    file: int | None
+
+
+_INFILL: Final = (
+    C.llama_vocab_fim_pre,
+    C.llama_vocab_fim_suf,
+    C.llama_vocab_fim_mid,
+    C.llama_vocab_fim_rep,
+    C.llama_vocab_fim_sep,
+)
+
+
+def _known(token: int) -> int | None:
+    return None if token == _NO_TOKEN else token
 
 
 class Vocabulary:
@@ -50,24 +76,65 @@ class Vocabulary:
         self.size: int = C.llama_vocab_n_tokens(vocab)
         self.pieces = _Pieces(vocab)
         bos = C.llama_vocab_bos(vocab)
-        self.bos: int | None = None if bos == _NO_TOKEN else bos
+        self.bos = _known(bos)
+        self.adds_bos: bool = C.llama_vocab_get_add_bos(vocab)
         self.bos_text = self._text(bos)
         self.eos_text = self._text(C.llama_vocab_eos(vocab))
+        self.infill = Infill(*(_known(ask(vocab)) for ask in _INFILL))
 
     def _text(self, token: int) -> str:
         return "" if token == _NO_TOKEN else C.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")
 
-    def tokenize(self, text: str, add_special: bool) -> list[int]:
-        """Markers written in `text` become their tokens. `add_special`: BOS, EOS as this vocabulary wants them."""
+    def tokenize(self, text: str, add_special: bool, parse_special: bool = True) -> list[int]:
+        """`add_special`: BOS, EOS as this vocabulary wants them; `parse_special`: markers in `text` become tokens."""
         given = text.encode()
         room = len(given) + 8
         buffer = (ctypes.c_int32 * room)()
-        count = C.llama_tokenize(self._vocab, given, len(given), buffer, room, add_special, True)
+        count = C.llama_tokenize(self._vocab, given, len(given), buffer, room, add_special, parse_special)
         if count < 0:
             room = -count
             buffer = (ctypes.c_int32 * room)()
-            count = C.llama_tokenize(self._vocab, given, len(given), buffer, room, add_special, True)
+            count = C.llama_tokenize(self._vocab, given, len(given), buffer, room, add_special, parse_special)
         return buffer[:count]
+
+    def checked(self, tokens: Sequence[int], param: str) -> list[int]:
+        """Raises InvalidRequest where one is none of this vocabulary."""
+        unknown = next((token for token in tokens if not 0 <= token < self.size), None)
+        if unknown is not None:
+            raise InvalidRequest(
+                f"cannot read {param!r}: {unknown} is no token of this model (0 to {self.size - 1})", param
+            )
+        return list(tokens)
+
+    def spelled(self, token: int) -> bytes:
+        """Bytes of a token, markers too."""
+        return self.pieces.ask(token, special=True)
+
+
+class VocabularyFile:
+    """A model file's vocabulary and template, without its weights."""
+
+    def __init__(self, path: str, log: backends.Log) -> None:
+        """Raises CannotLoad."""
+        log.lines.clear()
+        params = C.llama_model_default_params()
+        params.vocab_only = True
+        params.n_gpu_layers = 0
+        none = (ctypes.c_void_p * 1)(None)
+        params.devices = ctypes.cast(none, ctypes.c_void_p)
+        self._model = C.llama_model_load_from_file(path.encode(errors="surrogateescape"), params)
+        if not self._model:
+            raise CannotLoad(log.reason())
+        self.vocabulary = Vocabulary(self._model)
+        self.template = _template(self._model)
+
+    def close(self) -> None:
+        C.llama_model_free(self._model)
+
+
+def _template(model: Any) -> str | None:
+    template = C.llama_model_chat_template(model, None)
+    return template.decode("utf-8", "replace") if template else None
 
 
 class Model:
@@ -89,8 +156,7 @@ class Model:
         """ggml's handles of the cards it is on, in the order that the daemon named them."""
         self._keep = parameters  # llama.cpp looks at them again when it makes a context
         self.vocabulary = Vocabulary(self._model)
-        template = C.llama_model_chat_template(self._model, None)
-        self.template: str | None = template.decode("utf-8", "replace") if template else None
+        self.template = _template(self._model)
         self.can_trim = not (
             C.llama_model_n_swa(self._model)
             or C.llama_model_is_recurrent(self._model)

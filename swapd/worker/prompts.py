@@ -13,6 +13,7 @@ from swapd.errors import ContextLengthExceeded, InvalidRequest
 from swapd.generation import GenerationRequest
 from swapd.units import Tokens
 from swapd.worker.chat import CHATML_END, ChatTemplate
+from swapd.worker.infill import between
 from swapd.worker.llama import Vocabulary
 
 WORTH_KEEPING: Final = 10
@@ -37,9 +38,19 @@ class Reader:
 
     def read(self, request: GenerationRequest) -> Prompt:
         """Raises InvalidRequest, ContextLengthExceeded."""
+        prompt = self.render(request)
+        if len(prompt.tokens) >= self._context:
+            raise ContextLengthExceeded(len(prompt.tokens), self._context)
+        return prompt
+
+    def render(self, request: GenerationRequest) -> Prompt:
+        """However long it is. Raises InvalidRequest."""
         vocabulary = self._vocabulary
         stops = request.stop
-        if request.messages:
+        if request.suffix is not None:
+            tokens = between(vocabulary, request, self._context)
+            text = b"".join(map(vocabulary.spelled, tokens)).decode("utf-8", "replace")
+        elif request.messages:
             text = self._template.render(request.messages)
             has_bos = bool(vocabulary.bos_text) and text.startswith(vocabulary.bos_text)
             tokens = vocabulary.tokenize(text, add_special=not has_bos)
@@ -48,20 +59,12 @@ class Reader:
             text = request.prompt
             tokens = vocabulary.tokenize(text, add_special=True)
         else:
-            tokens = list(request.prompt)
-            unknown = next((token for token in tokens if not 0 <= token < vocabulary.size), None)
-            if unknown is not None:
-                raise InvalidRequest(
-                    f"cannot read the prompt: {unknown} is no token of this model (0 to {vocabulary.size - 1})",
-                    "prompt",
-                )
+            tokens = vocabulary.checked(request.prompt, "prompt")
             text = b"".join(vocabulary.pieces[token] or b"" for token in tokens).decode("utf-8", "replace")
         if not tokens and vocabulary.bos is not None:
             tokens = [vocabulary.bos]
         if not tokens:
             raise InvalidRequest("the prompt is empty", "prompt")
-        if len(tokens) >= self._context:
-            raise ContextLengthExceeded(len(tokens), self._context)
         return Prompt(tokens, text, stops)
 
     def _ends(self, marker: str) -> bool:

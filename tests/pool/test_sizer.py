@@ -44,7 +44,7 @@ async def sizer() -> AsyncIterator[Sizer]:
 
 
 async def gone(sizer: Sizer) -> None:
-    worker = sizer._worker
+    worker = sizer._aside._worker
     assert worker is not None
     await worker.ended
 
@@ -84,7 +84,7 @@ async def test_the_process_ends_when_nobody_asks(smollm: Variant) -> None:
         asked = asyncio.create_task(sizer.size(smollm, ON_HOST, ()))
         while sizer.pid is None:
             await asyncio.sleep(0)
-        worker = sizer._worker
+        worker = sizer._aside._worker
         assert worker is not None
         await asked
         await worker.ended

@@ -128,7 +128,7 @@ class Child:
                 answer.text += piece.text
                 answer.tokens += piece.tokens
                 answer.pieces.append(piece.text)
-        elif isinstance(frame, (Finished, Failed)):
+        elif isinstance(frame, (Finished, Failed)) and frame.request in self.answers:
             answer = self.answers[frame.request]
             assert answer.last is None, f"{frame} after the last frame"
             answer.last = frame

@@ -1,0 +1,79 @@
+"""What is asked of a model besides answers: of its worker if it is loaded, else of a process that has its vocabulary.
+
+Used by `api` as `gateway.questions`. Nothing is loaded for a question that a vocabulary is enough for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from swapd.core.model import ResidentId
+from swapd.core.resident import Phase
+from swapd.errors import Death, ModelUnusable, WorkerCrashed, WorkerFailed
+from swapd.generation import GenerationRequest
+from swapd.questions import (
+    Describe,
+    Described,
+    Detokenize,
+    Detokenized,
+    Render,
+    Rendered,
+    Reply,
+    Tokenize,
+    Tokenized,
+    VocabularyQuestion,
+)
+from swapd.runtime.engine import Engine
+from swapd.runtime.ports import Clerk, Workers
+from swapd.served import Model
+
+
+class Questions:
+    """Every method raises ModelNotFound, ModelUnusable, InvalidRequest, WorkerCrashed."""
+
+    def __init__(self, engine: Engine, workers: Workers, clerk: Clerk, find: Callable[[str], Awaitable[Model]]) -> None:
+        self._engine, self._workers, self._clerk, self._find = engine, workers, clerk, find
+
+    async def render(self, name: str, request: GenerationRequest) -> Rendered:
+        """The prompt that this request would give, in text and tokens, however long it is."""
+        reply = await self._ask(name, Render(request))
+        assert isinstance(reply, Rendered)
+        return reply
+
+    async def tokenize(
+        self, name: str, parts: Sequence[str | int], *, add_special: bool = False, parse_special: bool = True
+    ) -> Tokenized:
+        """Texts and token numbers as one sequence of tokens."""
+        reply = await self._ask(name, Tokenize(tuple(parts), add_special, parse_special))
+        assert isinstance(reply, Tokenized)
+        return reply
+
+    async def detokenize(self, name: str, tokens: Sequence[int]) -> str:
+        reply = await self._ask(name, Detokenize(tuple(tokens)))
+        assert isinstance(reply, Detokenized)
+        return reply.text
+
+    async def describe(self, name: str) -> Described:
+        reply = await self._ask(name, Describe())
+        assert isinstance(reply, Described)
+        return reply
+
+    async def _ask(self, name: str, question: VocabularyQuestion) -> Reply:
+        model = await self._find(name)
+        assert model.variant is not None
+        try:
+            if (resident := self._ready(model)) is not None:
+                try:
+                    return await self._workers.ask(resident, question)
+                except WorkerFailed:  # it has left meanwhile; a vocabulary is enough
+                    pass
+            return await self._clerk.ask(model.variant.path, question)
+        except WorkerFailed as failure:
+            if failure.death is Death.UNUSABLE:
+                raise ModelUnusable(model.name, failure.reason) from failure
+            raise WorkerCrashed(model.name, failure.reason) from failure
+
+    def _ready(self, model: Model) -> ResidentId | None:
+        assert model.variant is not None
+        residents = self._engine.state.residents.values()
+        return next((r.id for r in residents if r.variant.id == model.variant.id and r.phase is Phase.READY), None)
