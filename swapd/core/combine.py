@@ -7,7 +7,7 @@ A made-up machine is a State of made-up devices; this one counts as `emptied`: a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
 
@@ -26,6 +26,7 @@ from swapd.core.model import (
 )
 from swapd.core.resident import Phase, Resident
 from swapd.core.state import State
+from swapd.core.values import replace
 from swapd.units import FOREVER, Bytes, format_bytes
 
 EXACT_MODELS: Final = 6

@@ -129,8 +129,10 @@ def pinned_beside(state: State, newcomer: VariantId) -> tuple[Resident, ...]:
 
 
 def _is_enough(need: Footprint, room: Mapping[DeviceId, Bytes], leaving: list[Resident], places: int) -> bool:
-    freed = Footprint.total(r.footprint for r in leaving)
-    return len(leaving) >= places and need.fits({d: size + freed[d] for d, size in room.items()})
+    if len(leaving) < places:
+        return False
+    freed = ((device, size, sum(r.takes(device) for r in leaving)) for device, size in need.parts)
+    return all(device in room and size <= room[device] + more for device, size, more in freed)
 
 
 def next_deadline(state: State) -> Seconds | None:

@@ -5,7 +5,6 @@ A late fact, about what is over, changes nothing; one about what never was is a 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final, assert_never
 
 from swapd.core import planner
@@ -38,6 +37,7 @@ from swapd.core.past import kept_tokens
 from swapd.core.resident import STAYING, Cause, Phase, Resident, Trigger
 from swapd.core.state import Measurement, Yield
 from swapd.core.turn import Turn
+from swapd.core.values import replace
 from swapd.errors import Death
 from swapd.units import Seconds
 

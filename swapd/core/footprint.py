@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
-from swapd.core.model import HOST, DeviceId, Footprint, Placement, Shape, Variant
+from swapd.core.model import HOST, DeviceId, Footprint, Placement, Shape, Variant, VariantId
 from swapd.core.state import State
 from swapd.units import Bytes, MiB, Tokens
 
@@ -99,6 +100,7 @@ def compute(variant: Variant, placement: Placement) -> Footprint:
     return Footprint.of(amounts)
 
 
+@lru_cache(maxsize=4096)  # pure, and asked for the same few placements again and again
 def arithmetic(variant: Variant, placement: Placement) -> Footprint:
     """From the header alone, the process included."""
     process = Footprint.of({HOST: process_bytes(variant.shape)})
@@ -181,24 +183,37 @@ class Predictor:
     """What loads of one variant will take, as far as one state knows; for many questions in one decision."""
 
     def __init__(self, state: State, variant: Variant) -> None:
-        self.state, self.variant = state, variant
+        self.variant = variant
+        self._lessons, self._sizes, self._overheads = state.lessons, state.sizes, state.overheads
         self._sized: list[Placement] | None = None
         self._off: dict[Placement, Mapping[DeviceId, Bytes]] = {}
+        self._told: dict[Placement, Footprint] = {}
+
+    def knows_as_much_as(self, state: State) -> bool:
+        """Whether it would answer the same from that state."""
+        mine, its = (self._lessons, self._sizes, self._overheads), (state.lessons, state.sizes, state.overheads)
+        return all(one is other for one, other in zip(mine, its, strict=True))
 
     def __call__(self, placement: Placement) -> Footprint:
         """What to promise for this load: the lesson of an earlier one; else llama.cpp's own sizing; else the
         arithmetic, corrected by the nearest placement that was sized. To the last two comes what a process
         takes besides.
         """
-        lesson = self.state.lessons.get((self.variant.id, placement))
+        told = self._told.get(placement)
+        if told is None:
+            told = self._told[placement] = self._tell(placement)
+        return told
+
+    def _tell(self, placement: Placement) -> Footprint:
+        lesson = self._lessons.get((self.variant.id, placement))
         if lesson is not None:
             return lesson
         size = self._said(placement) or self._estimate(placement)
-        return size + Footprint.of({device: self.state.overheads.get(device, 0) for device in placement.devices})
+        return size + Footprint.of({device: self._overheads.get(device, 0) for device in placement.devices})
 
     def _said(self, placement: Placement) -> Footprint | None:
         """As llama.cpp says, and on the host the process itself, which it does not count."""
-        said = self.state.sizes.get((self.variant.id, placement))
+        said = self._sizes.get((self.variant.id, placement))
         return None if said is None else said + Footprint.of({HOST: process_bytes(self.variant.shape)})
 
     def _estimate(self, placement: Placement) -> Footprint:
@@ -206,7 +221,7 @@ class Predictor:
         ours = arithmetic(self.variant, placement)
         count, split = len(placement.devices), placement.split
         if self._sized is None:
-            self._sized = [place for known, place in self.state.sizes if known == self.variant.id]
+            self._sized = [place for known, place in self._sizes if known == self.variant.id]
         sized = [place for place in self._sized if len(place.devices) == count and place.split == split]
         if not sized:
             return ours
@@ -223,9 +238,24 @@ class Predictor:
         return self._off[sized]
 
 
+_PREDICTORS: Final[dict[VariantId, Predictor]] = {}
+_MOST_PREDICTORS: Final = 64
+
+
+def predictor(state: State, variant: Variant) -> Predictor:
+    """One for this state: the last one of this variant, if nothing was learnt since."""
+    last = _PREDICTORS.get(variant.id)
+    if last is not None and last.variant == variant and last.knows_as_much_as(state):
+        return last
+    if len(_PREDICTORS) >= _MOST_PREDICTORS:
+        _PREDICTORS.clear()
+    made = _PREDICTORS[variant.id] = Predictor(state, variant)
+    return made
+
+
 def predict(state: State, variant: Variant, placement: Placement) -> Footprint:
     """One answer of a Predictor."""
-    return Predictor(state, variant)(placement)
+    return predictor(state, variant)(placement)
 
 
 def is_known(state: State, variant: Variant, placement: Placement) -> bool:

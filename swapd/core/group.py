@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from swapd.core.model import RequestId, Variant
+from swapd.core.values import replace
 from swapd.units import Seconds
 
 

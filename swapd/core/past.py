@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from swapd.core.messages import Usage
+from swapd.core.values import replace
 from swapd.units import Seconds, Tokens
 
 MEMORY: Final[Seconds] = 600.0

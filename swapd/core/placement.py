@@ -7,12 +7,12 @@ of a mixture on the CPU, fewer layers; at last the CPU alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Final
 
 from swapd.core import footprint
 from swapd.core.model import Device, DeviceId, DeviceKind, Placement, Variant
 from swapd.core.state import State
+from swapd.core.values import replace
 from swapd.units import Bytes, Tokens
 
 MICRO_BATCH: Final[Tokens] = 512
@@ -60,7 +60,7 @@ def largest(
     """
     if fixed:
         return None
-    predict = predict or footprint.Predictor(state, variant)
+    predict = predict or footprint.predictor(state, variant)
     found = [
         place for devices, split in _sets(state) if (place := _largest_on(predict, room, devices, split)) is not None
     ]

@@ -103,7 +103,7 @@ class _Question:
         self.state, self.group, self.variant = state, group, group.variant
         self.fixed = placement.wanted_layers(self.variant, gpu_layers) is not None
         self.ooms, self.is_last_try = group.ooms, is_last_try
-        self.predict = footprint.Predictor(state, self.variant)
+        self.predict = footprint.predictor(state, self.variant)
         self.may_evict = group.clients > 0
         self.is_overdue = state.is_overdue(group)
         self.is_priced = state.policy.ranking is Ranking.COST

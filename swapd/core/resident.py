@@ -6,12 +6,13 @@ phase, so memory has one exit. A reload is a new resident.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
 from swapd.core.model import HOST, DeviceId, Footprint, Placement, ResidentId, Variant
+from swapd.core.values import replace
 from swapd.units import Bytes, Seconds, Tokens
 
 

@@ -8,7 +8,6 @@ requests that has no resident its turn to get one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Final, assert_never
 
 from swapd.core import eviction, explain, footprint, placement, planner, queueing, relief
@@ -28,6 +27,7 @@ from swapd.core.messages import (
 from swapd.core.model import DeviceId, Footprint, RequestId, VariantId
 from swapd.core.resident import STAYING, Cause, Phase, Resident, Trigger
 from swapd.core.state import State, work_device
+from swapd.core.values import replace
 from swapd.errors import Death
 from swapd.units import Bytes, format_bytes
 

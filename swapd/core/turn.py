@@ -6,7 +6,6 @@ Used by `scheduler` alone, which decides; nothing here does.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from swapd.core import explain
 from swapd.core.group import Group, Waiting
@@ -24,6 +23,7 @@ from swapd.core.model import Footprint, Placement, RequestId, ResidentId, Varian
 from swapd.core.past import Past
 from swapd.core.resident import Cause, Phase, Resident, Retirement, Trigger
 from swapd.core.state import State
+from swapd.core.values import replace
 
 
 class Turn:
