@@ -33,6 +33,7 @@ from swapd.runtime.gateway import Gateway
 from swapd.runtime.journal import Journal
 from swapd.runtime.learnt import Learnt
 from swapd.runtime.lending import wait_measured
+from swapd.runtime.recorder import Recorder
 from swapd.runtime.sdnotify import notify, watchdog_interval
 from swapd.units import Seconds
 
@@ -117,12 +118,13 @@ async def running(
             log.warning("catalog", problem=problem)
         async with (
             Learnt(settings.state_dir / "learnt.json") as learnt,
+            Recorder(settings.state_dir, time.monotonic, time.time) as recorder,
             pool,
             sizer,
             clerk,
             asyncio.TaskGroup() as tasks,
         ):
-            engine = Engine(pool, sizer, memory, learnt, time.monotonic, settings.policy, Journal())
+            engine = Engine(pool, sizer, memory, learnt, time.monotonic, settings.policy, Journal(recorder))
             started = asyncio.Event()
             engine_task = tasks.create_task(engine.run(started.set), name="engine")
             await started.wait()

@@ -152,6 +152,7 @@ class Gateway:
             ask.request.id,
             keep_alive=ask.keep_alive,
             priority=entry.priority if ask.priority is None else ask.priority,
+            session=ask.session,
             watch=watch,
         )
         async with lease as (request_id, resident):
@@ -201,12 +202,14 @@ class Gateway:
         priority: int = 0,
         slotless: bool = False,
         gpu_layers: int | None = None,
+        session: str | None = None,
         watch: Watch | None = None,
     ) -> AsyncIterator[tuple[RequestId, ResidentId]]:
         """The right to one slot (or, slotless, the wish to have it loaded) for as long as the block runs."""
         assert model.variant is not None
         request = RequestId(f"{label}/{next(self._ids)}")  # a retry, or a caller's own id said twice, is another lease
         engine = self._engine
+        engine.journal.belongs(request, session)
         granted = engine.ask(
             RequestArrived(
                 engine.now(),

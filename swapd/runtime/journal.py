@@ -1,4 +1,5 @@
-"""Every (event, commands): a ring of the last ones, the last decisions, one log line a commitment, and the counters.
+"""Every (event, commands): a ring of the last ones, the last decisions, one log line a commitment, the counters, and
+the replay file.
 
 Fed by `engine.py` after each step; read by the gateway. Decides nothing.
 """
@@ -29,10 +30,12 @@ from swapd.core.messages import (
     WorkerGone,
     WorkerLoaded,
 )
+from swapd.core.model import RequestId
 from swapd.core.resident import Cause, Resident
 from swapd.core.state import State
 from swapd.errors import Death
 from swapd.runtime.happenings import Happenings
+from swapd.runtime.recorder import Recorder
 
 KEPT: Final = 1000
 
@@ -58,13 +61,20 @@ class Entry:
 
 
 class Journal:
-    def __init__(self) -> None:
+    def __init__(self, recorder: Recorder | None = None) -> None:
+        """Without a recorder no replay file is written."""
+        self._recorder = recorder
         self.entries: deque[Entry] = deque(maxlen=KEPT)
         self.decisions: deque[Decided] = deque(maxlen=KEPT)
         self.happenings = Happenings()
         self.counters: Counter[str] = Counter()
         """loads, evictions, partial_offloads, oom_retries, crashes: as `/swapd/status` shows them."""
         self._steps = 0
+
+    def belongs(self, request: RequestId, session: str | None) -> None:
+        """Whose conversation a request is that is about to arrive; None: nobody said."""
+        if self._recorder is not None:
+            self._recorder.belongs(request, session)
 
     def record(self, before: State, event: Event, after: State, commands: tuple[Command, ...]) -> None:
         self._steps += 1
@@ -82,6 +92,8 @@ class Journal:
             self._tell("request", model=event.variant.name, request=event.request)
         for command in commands:
             self._commit(command, before, after)
+        if self._recorder is not None:
+            self._recorder.record(event, after, commands)
 
     def _count_death(self, event: WorkerDied, resident: Resident) -> None:
         self.counters["oom_retries" if event.death is Death.OUT_OF_MEMORY else "crashes"] += 1
