@@ -22,17 +22,15 @@ class Appending:
 
     def __init__(self, path: Path, older: Path, most: Bytes = MOST_BYTES) -> None:
         self.path, self._older, self._most = path, older, most
-        self._head = ""
+        self._held: dict[str, str] = {}
+        """The facts that are written, the head first."""
         self._facts: dict[str, str] = {}
+        """Those gathered."""
         self._lines: list[str] = []
         self._was_opened = False
 
-    def head(self, line: str) -> None:
-        self._head = line
-        self._lines.append(line)
-
     def fact(self, about: str, line: str) -> None:
-        """It holds until the next one about the same."""
+        """It holds until the next one about the same. The first one ever stays first."""
         self._facts[about] = line
         self._lines.append(line)
 
@@ -42,6 +40,7 @@ class Appending:
     def forget(self) -> None:
         """What was gathered is not to be written."""
         self._lines.clear()
+        self._facts.clear()
 
     def write(self) -> None:
         """All that was gathered, or nothing of it. Raises OSError."""
@@ -52,11 +51,12 @@ class Appending:
         try:
             size = os.fstat(file).st_size
             # A file that is new, or that somebody has removed, tells first what holds.
-            begun = [self._head, *self._facts.values()] if not size else []
+            begun = [] if size else self._held.values()
             _append(file, _bytes([*begun, *self._lines]), size)
         finally:
             os.close(file)
-        self._lines.clear()
+        self._held.update(self._facts)
+        self.forget()
 
     def _is_full(self, content: bytes) -> bool:
         try:

@@ -254,7 +254,7 @@ class Recorder:
         match note:
             case _Head(card, host, cards, policy):
                 line = head_line(card, host, name="recorded", cards=cards, policy=policy, began=self._began_wall)
-                self._file.head(line)
+                self._file.fact("", line)
             case TraceModel():
                 self._file.fact(note.name, model_line(note))
             case Call():
@@ -295,7 +295,7 @@ def _speeds(state: State, variant: Variant, whole: Placement) -> tuple[float, fl
 
 
 def _speed(tokens: float) -> float:
-    return round(min(1e9, max(1e-3, tokens)), 3)
+    return round(min(1e9, max(0.01, tokens)), 3)
 
 
 def _is_news(told: TraceModel | None, now: TraceModel) -> bool:

@@ -209,7 +209,7 @@ class _Range:
             return "a whole number" if self.is_whole else "a number"
         if (self.or_forever and value == -1) or self.low <= value <= self.high:
             return None
-        return f"from {self.low:.10g} to {self.high:.10g}" + (", or -1" if self.or_forever else "")
+        return f"from {self.low:.20g} to {self.high:.20g}" + (", or -1" if self.or_forever else "")
 
 
 _MOMENT: Final = _Range(0, 1e10)
@@ -217,7 +217,7 @@ _LASTING: Final = _Range(0, 1e10, is_optional=True)
 _KEPT: Final = _Range(0, 1e10, is_optional=True, or_forever=True)
 _SIZE: Final = _Range(0, 2**60, is_whole=True)
 _TOKENS: Final = _Range(0, 10**9, is_whole=True)
-_SPEED: Final = _Range(1e-3, 1e9)
+_SPEED: Final = _Range(2**-10, 1e9)
 _COUNT: Final = _Range(1, 10_000, is_whole=True)
 _LOAD: Final = _Range(0, 1e6)
 _RANGES: Final[Mapping[str, _Range]] = {
