@@ -37,6 +37,7 @@ from swapd.core.messages import (
     WorkerLoaded,
 )
 from swapd.core.model import Device, Footprint, Placement, RequestId, ResidentId
+from swapd.core.resident import Phase
 from swapd.core.scheduler import step
 from swapd.core.state import State
 from swapd.errors import WorkerFailed
@@ -229,7 +230,10 @@ class Engine:
             self.post(LoadProgressed(self._clock(), resident, fraction))
 
         if command.placement.devices:
-            await self._sizes.release()
+            await self._release_sizer(self.state.residents[resident].footprint)
+            meanwhile = self.state.residents.get(resident)
+            if meanwhile is None or meanwhile.phase is not Phase.LOADING:
+                return  # stopped before there was a process to stop
         try:
             await self._workers.start(
                 resident, command.variant, command.placement, self._pci(command.placement), progressed
@@ -251,6 +255,13 @@ class Engine:
             log.warning("cannot size a load; estimating", model=variant.name, reason=failure.reason)
         beside = [(d.id, dict(d.held).get(SIZER, 0)) for d in await self._read() if d.id in place.devices]
         self.post(PlacementSized(self._clock(), variant.id, place, size, tuple(pair for pair in beside if pair[1])))
+
+    async def _release_sizer(self, need: Footprint) -> None:
+        """End the process that sizes: what it holds was promised. Where it is needed, wait until it is seen free."""
+        before = await self._read() if self._sizes.pid is not None else ()
+        await self._sizes.release()
+        if any(device.free < need[device.id] for device in before):
+            await self._settle(SIZER, before)
 
     def _pci(self, place: Placement) -> tuple[str, ...]:
         """How llama.cpp finds the cards, in the placement's order."""
