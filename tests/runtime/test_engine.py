@@ -24,6 +24,7 @@ from swapd.core.model import (
 from swapd.core.state import Measurement
 from swapd.errors import WorkerFailed
 from swapd.generation import Chunk, Ending, GenerationRequest
+from swapd.questions import Question, Reply
 from swapd.runtime.engine import SIZER, Engine, Refused
 from swapd.runtime.journal import Journal
 from swapd.units import Bytes, GiB, MiB
@@ -62,6 +63,9 @@ class Ports:
     async def generate(self, resident: ResidentId, request: GenerationRequest) -> AsyncGenerator[Chunk | Ending, None]:
         raise AssertionError("nobody asks")
         yield
+
+    async def ask(self, resident: ResidentId, question: Question) -> Reply:
+        raise AssertionError("nobody asks")
 
     def build(self) -> str | None:
         return None
