@@ -7,15 +7,16 @@ its clients send (`anthropic-version`, `anthropic-beta`) change nothing here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final, assert_never
 
 import msgspec
 from aiohttp import web
 
 from swapd.api.answers import Whole, give
-from swapd.api.anthropic_bodies import MessagesBody, read_messages
+from swapd.api.anthropic_bodies import CountBody, read_count, read_messages
 from swapd.api.bodies import read_object
-from swapd.api.calls import encode, generation_ids, priority, session
+from swapd.api.calls import GATEWAY, encode, generation_ids, json_answer, priority, session
 from swapd.api.openai import DEFAULTS
 from swapd.api.stream import SSE, Framing
 from swapd.generation import CallPart, Chunk, Ending, GenerationRequest, StopReason, ToolCall, ToolChoice, Usage
@@ -33,7 +34,12 @@ async def messages(request: web.Request) -> web.StreamResponse:
     (unique,) = generation_ids(request, 1)
     ask = Ask(
         model=body.model,
-        request=_generation(unique, body),
+        request=replace(
+            _prompt(unique, body),
+            sampling=body.sampling,
+            max_tokens=body.max_tokens,
+            stop=tuple(body.stop_sequences),
+        ),
         defaults=DEFAULTS,
         keep_alive=body.keep_alive,
         priority=priority(request),
@@ -42,14 +48,21 @@ async def messages(request: web.Request) -> web.StreamResponse:
     return await give(request, [ask], MessagesVoice(unique, body.model), streamed=bool(body.stream))
 
 
-def _generation(unique: str, body: MessagesBody) -> GenerationRequest:
+@routes.post("/v1/messages/count_tokens")
+async def count_tokens(request: web.Request) -> web.Response:
+    """What the prompt would have, by the model's own template and vocabulary; nothing is loaded for it."""
+    body = read_count(await read_object(request))
+    (unique,) = generation_ids(request, 1)
+    rendered = await request.app[GATEWAY].questions.render(body.model, _prompt(unique, body))
+    return json_answer({"input_tokens": len(rendered.tokens)})
+
+
+def _prompt(unique: str, body: CountBody) -> GenerationRequest:
+    """All that the prompt depends on, and nothing of how to answer it."""
     chosen = body.tool_choice
     return GenerationRequest(
         id=unique,
         messages=body.turns,
-        sampling=body.sampling,
-        max_tokens=body.limit,
-        stop=tuple(body.stop_sequences),
         schema=body.schema_text,
         tools=body.offered_tools,
         tool_choice=ToolChoice.AUTO if chosen is None else chosen.choice,

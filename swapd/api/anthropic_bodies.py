@@ -16,7 +16,6 @@ from swapd.api.bodies import parse
 from swapd.api.fields import Body, KeepAlive, Sampled, Stops, Whole
 from swapd.api.tools import MAX_TOOLS, as_json, as_list, function, offered
 from swapd.generation import Message, Role, Tool, ToolChoice
-from swapd.units import Tokens
 
 
 def _tools(given: Any) -> tuple[Tool, ...]:
@@ -129,10 +128,6 @@ class MessagesBody(CountBody, Sampled):
     max_tokens: Annotated[Whole, Field(ge=1, le=2**31 - 1)] | None = None
     stop_sequences: Stops = Field(default_factory=list)
     stream: bool | None = None
-
-    @property
-    def limit(self) -> Tokens | None:
-        return self.max_tokens
 
 
 def read_messages(body: Mapping[str, Any]) -> MessagesBody:

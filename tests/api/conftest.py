@@ -17,10 +17,12 @@ from swapd.api.app import GuardSettings, make_app
 from swapd.core.model import HOST, Device, DeviceId, DeviceKind, Shape, Variant, VariantId
 from swapd.core.state import State
 from swapd.errors import ModelNotFound, ModelUnusable
-from swapd.generation import Chunk, Ending, StopReason, Usage
+from swapd.generation import Chunk, Ending, GenerationRequest, StopReason, Usage
+from swapd.questions import Rendered
 from swapd.runtime import foresight, plan
 from swapd.runtime.gateway import Answer, Ask, Gateway, Progress, Watch
 from swapd.runtime.happenings import Happenings
+from swapd.runtime.questions import Questions
 from swapd.runtime.status import ResidentStatus
 from swapd.served import Model, ModelEntry
 from swapd.units import Bytes, GiB, MiB, Seconds, Tokens
@@ -66,6 +68,20 @@ def make_model(name: str, context: int = 4096, entry: ModelEntry | None = None, 
     )
 
 
+class ScriptedQuestions(Questions):
+    """Knows no vocabulary: a word is a token, whoever says it."""
+
+    def __init__(self, find: Callable[[str], Awaitable[Model]]) -> None:
+        self._find = find
+        self.rendered: list[GenerationRequest] = []
+
+    async def render(self, name: str, request: GenerationRequest) -> Rendered:
+        await self._find(name)
+        self.rendered.append(request)
+        text = " ".join(message.content for message in request.messages)
+        return Rendered(text, tuple(range(len(text.split()))))
+
+
 class ScriptedGateway(Gateway):
     """Answers every ask with `script`; what an Event in it stands for is waited for."""
 
@@ -76,6 +92,7 @@ class ScriptedGateway(Gateway):
             make_model("broken", reason="it is no GGUF file"),
         ]
         self.known = {model.name: model for model in known}
+        self.questions: ScriptedQuestions = ScriptedQuestions(self.find)
         self.script: Script = (Chunk("Hel", 1), Chunk("lo", 1), ENDING)
         self.refusal: Exception | None = None
         self.hold: asyncio.Event | None = None

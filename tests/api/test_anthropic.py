@@ -302,3 +302,20 @@ async def test_an_empty_answer_has_no_blocks(client: Client, gateway: ScriptedGa
     gateway.script = [ENDING]
     _, answer = await post(client, {"messages": HI})
     assert answer["content"] == []
+
+
+async def test_tokens_are_counted_of_the_prompt_that_the_messages_would_make(
+    official: anthropic.AsyncAnthropic, client: Client, gateway: ScriptedGateway
+) -> None:
+    counted = await official.messages.count_tokens(
+        model="tiny",
+        system="Be kind.",
+        messages=HI,
+        tools=[WEATHER],  # type: ignore[list-item]
+    )
+    assert counted.input_tokens == 3
+    (asked,) = gateway.questions.rendered
+    assert [tool.name for tool in asked.tools] == ["weather"]
+    assert not gateway.asks
+    with pytest.raises(anthropic.NotFoundError):
+        await official.messages.count_tokens(model="nope", messages=HI)
