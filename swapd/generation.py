@@ -59,11 +59,13 @@ class ToolChoice(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is drawn; None: whoever comes next in `over` decides.
+    """How the next token is drawn; None: whoever comes next in `over` decides. Names and meanings are llama-server's.
 
-    temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 switch those filters off; penalties follow
-    llama.cpp: `repeat_penalty` multiplies (1 is off), presence and frequency are added (0 is off), all
-    over the last `repeat_last_n` tokens (-1: the whole context). A seed of None draws a fresh one.
+    temperature 0 is greedy; top_k 0, top_p 1, min_p 0, typical_p 1, top_n_sigma -1 and xtc_probability 0 switch those
+    filters off, and each leaves at least `min_keep` tokens; a `dynatemp_range` above 0 moves the temperature by so
+    much with the entropy. Penalties: `repeat_penalty` multiplies (1 is off), presence and frequency are added (0 is
+    off), all over the last `repeat_last_n` tokens (-1: the whole context); DRY is off at a `dry_multiplier` of 0.
+    mirostat 1 or 2 stands in for all filters. A seed of None draws a fresh one.
     """
 
     temperature: float | None = None
@@ -75,6 +77,21 @@ class Sampling:
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     seed: int | None = None
+    typical_p: float | None = None
+    top_n_sigma: float | None = None
+    min_keep: int | None = None
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
+    dynatemp_range: float | None = None
+    dynatemp_exponent: float | None = None
+    mirostat: int | None = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    dry_penalty_last_n: int | None = None
+    dry_sequence_breakers: tuple[str, ...] | None = None
 
     def over(self, defaults: Sampling) -> Sampling:
         """These values, and where one is None the default's."""
@@ -109,9 +126,11 @@ class GenerationRequest:
     logprobs: int | None = None
     """How many alternatives to tell beside each token; None: no logarithms at all."""
     grammar: str = ""
-    """GBNF that the answer has to follow."""
+    """GBNF that the answer has to follow; one that begins with "%llguidance" is llguidance's Lark."""
     schema: str | None = None
     """JSON Schema (as text) that the answer has to follow: a JSON document and nothing else."""
+    triggers: tuple[str, ...] = ()
+    """Grammar or schema hold for what follows the first of these that the model writes; empty: for all."""
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = ToolChoice.AUTO
     tool_name: str = ""

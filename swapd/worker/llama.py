@@ -9,9 +9,12 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import llama_cpp.llama_cpp as C  # noqa: N812
+import numpy as np
+import numpy.typing as npt
 
 from swapd.errors import InvalidRequest
 from swapd.units import Tokens
@@ -72,7 +75,7 @@ def _known(token: int) -> int | None:
 
 class Vocabulary:
     def __init__(self, model: Any) -> None:
-        vocab = self._vocab = C.llama_model_get_vocab(model)
+        vocab = self._vocab = self.pointer = C.llama_model_get_vocab(model)
         self.size: int = C.llama_vocab_n_tokens(vocab)
         self.pieces = _Pieces(vocab)
         bos = C.llama_vocab_bos(vocab)
@@ -81,6 +84,15 @@ class Vocabulary:
         self.bos_text = self._text(bos)
         self.eos_text = self._text(C.llama_vocab_eos(vocab))
         self.infill = Infill(*(_known(ask(vocab)) for ask in _INFILL))
+
+    def written(self, token: int) -> bytes:
+        """With the names of markers."""
+        return self.pieces.get(token) or self.pieces.ask(token, special=True)
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end an answer. 20 ms for 49k tokens, once."""
+        return tuple(token for token in range(self.size) if C.llama_vocab_is_eog(self._vocab, token))
 
     def _text(self, token: int) -> str:
         return "" if token == _NO_TOKEN else C.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")
@@ -180,7 +192,7 @@ class Model:
         if not C.llama_get_memory(context):
             C.llama_free(context)
             raise CannotLoad("swapd cannot generate with it: it makes embeddings only")
-        return Context(context, order.slots)
+        return Context(context, order.slots, self.vocabulary.size)
 
 
 class Context:
@@ -189,8 +201,9 @@ class Context:
     In a step: `clear`, `add` for each slot, `decode`, then logits are at the rows that `add` returned.
     """
 
-    def __init__(self, pointer: Any, slots: int) -> None:
+    def __init__(self, pointer: Any, slots: int, vocabulary: int) -> None:
         self.pointer = pointer
+        self._row = ctypes.c_float * vocabulary
         self._memory = C.llama_get_memory(pointer)
         self.slots = slots
         self.length: Tokens = C.llama_n_ctx_seq(pointer)
@@ -241,6 +254,11 @@ class Context:
         """llama.cpp's own answer: 0 done, 1 no room (nothing changed), otherwise fatal."""
         self._batch.n_tokens = self._filled
         return int(C.llama_decode(self.pointer, self._batch))
+
+    def logits(self, row: int) -> npt.NDArray[np.float32]:
+        """Of the batch just decoded: llama.cpp's own memory, until the next decode."""
+        address = ctypes.addressof(C.llama_get_logits_ith(self.pointer, row).contents)
+        return np.ctypeslib.as_array(self._row.from_address(address))
 
     def trim(self, sequence: int, length: Tokens) -> bool:
         """Forget what the sequence holds from `length` on; 0 always works, False: cut is not possible."""

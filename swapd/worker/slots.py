@@ -14,6 +14,8 @@ from typing import Final
 from swapd.generation import Ending, GenerationRequest, StopReason, Usage
 from swapd.units import Seconds, Tokens
 from swapd.wire import Failed, Finished, FromWorker, Piece, Pieces
+from swapd.worker.constraints import Constraints
+from swapd.worker.likelihoods import Untold
 from swapd.worker.llama import Context, Model
 from swapd.worker.prompts import Prompt, Reader, choose
 from swapd.worker.sampling import Sampler
@@ -43,6 +45,7 @@ class _Answer:
     last: int = 0
     """The token drawn last, not yet in the sequence."""
     completion: Tokens = 0
+    untold: Untold = field(default_factory=Untold)
 
     def usage(self, now: Seconds) -> Usage:
         turn = now if self.answering is None else self.answering
@@ -75,6 +78,7 @@ class Slots:
     def __init__(self, model: Model, context: Context, reader: Reader) -> None:
         self._model, self._context, self._reader = model, context, reader
         self._slots = [_Slot(sequence) for sequence in range(context.slots)]
+        self._constraints = Constraints(model.vocabulary)
         self._waiting: deque[tuple[GenerationRequest, Prompt]] = deque()
         self._grants = 0
 
@@ -130,7 +134,8 @@ class Slots:
 
     def _begin(self, slot: _Slot, request: GenerationRequest, prompt: Prompt, reuse: Tokens) -> _Answer:
         began = perf_counter()
-        sampler = Sampler(request.sampling, self._model.vocabulary.size, self._context.length, prompt.tokens)
+        constraint = self._constraints.make(request)
+        sampler = Sampler(request, self._model.vocabulary, self._context.length, prompt.tokens, constraint)
         if reuse < len(slot.held) and not self._context.trim(slot.sequence, reuse):
             reuse = 0
             self._context.trim(slot.sequence, 0)
@@ -192,26 +197,35 @@ class Slots:
             answer.answering = perf_counter()
             if answer.limit <= 0:
                 return self._end(part.slot, answer, StopReason.LENGTH)
-        token = answer.last = answer.sampler.draw(self._context.pointer, part.row)
-        piece = self._model.vocabulary.pieces[token]
+        sampler = answer.sampler
+        token = sampler.draw(self._context.logits(part.row))
+        piece = None if token is None else self._model.vocabulary.pieces[token]
         reason: StopReason | None = None
-        if piece is None:
+        if token is None or piece is None:
             reason = StopReason.STOP
         else:
+            answer.last = token
             answer.completion += 1
+            start = answer.text.decoded
             text, tokens = answer.text.feed(piece)
-            if tokens:
-                pieces.append(Piece(answer.request.id, text, tokens))
+            if sampler.likelihood is not None:
+                answer.untold.add(start, answer.text.decoded, sampler.likelihood)
+            self._say(answer, text, tokens, pieces)
             if answer.text.stop is not None:
                 return self._end(part.slot, answer, StopReason.STOP)
-            if answer.completion >= answer.limit:
+            if sampler.is_over:
+                reason = StopReason.STOP
+            elif answer.completion >= answer.limit:
                 reason = StopReason.LENGTH
         if reason is None:
             return None
-        text, tokens = answer.text.finish()
-        if tokens:
-            pieces.append(Piece(answer.request.id, text, tokens))
+        self._say(answer, *answer.text.finish(), pieces)
         return self._end(part.slot, answer, StopReason.STOP if answer.text.stop is not None else reason)
+
+    def _say(self, answer: _Answer, text: str, tokens: Tokens, pieces: list[Piece]) -> None:
+        if tokens:
+            logprobs = answer.untold.take(answer.text.sent)
+            pieces.append(Piece(answer.request.id, text, tokens, logprobs=logprobs))
 
     def _make_room(self, parts: list[_Part]) -> FromWorker:
         """End the request that wanted most of a cache that should have had room: the others go on."""

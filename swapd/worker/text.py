@@ -22,28 +22,36 @@ class Text:
         self._held = ""
         self._tokens = 0
         self.stop: str | None = None
+        self.decoded = self.sent = 0
+        """Characters that the tokens gave so far, and how many of them were released."""
 
     def feed(self, piece: bytes) -> tuple[str, Tokens]:
         """What may be sent after one more token, and how many tokens went into it; "" while it is held back."""
         self._tokens += 1
-        text = self._held + self._decoder.decode(piece)
+        fresh = self._decoder.decode(piece)
+        self.decoded += len(fresh)
+        text = self._held + fresh
         if not self._stops:
             return self._release(text) if text else ("", 0)
         text, self._held = self._cut(text) if text else ("", "")
         if not text and self.stop is None:
             return "", 0
         tokens, self._tokens = self._tokens, 0
+        self.sent += len(text)
         return text, tokens
 
     def finish(self) -> tuple[str, Tokens]:
         """The rest, when the answer ended other than by a stop string: incomplete characters become U+FFFD."""
-        text, rest = self._held + self._decoder.decode(b"", True), ""
+        fresh = self._decoder.decode(b"", True)
+        self.decoded += len(fresh)
+        text, rest = self._held + fresh, ""
         if self._stops:
             text, rest = self._cut(text)
         return self._release(text + rest)
 
     def _release(self, text: str) -> tuple[str, Tokens]:
         tokens, self._tokens, self._held = self._tokens, 0, ""
+        self.sent += len(text)
         return text, tokens
 
     def _cut(self, text: str) -> tuple[str, str]:

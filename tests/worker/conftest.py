@@ -10,11 +10,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
-from swapd.generation import Ending, GenerationRequest, Message, Role, Sampling
+from swapd.generation import Ending, GenerationRequest, Message, Role, Sampling, TokenLogprob
 from swapd.wire import (
     Failed,
     Finished,
@@ -65,9 +65,10 @@ def ask(
     sampling: Sampling = GREEDY,
     stop: tuple[str, ...] = (),
     echo: bool = False,
+    **changes: Any,
 ) -> GenerationRequest:
     messages = () if chat is None else (Message(Role.USER, chat),)
-    return GenerationRequest(name, messages, prompt, sampling, max_tokens, stop, echo)
+    return GenerationRequest(name, messages, prompt, sampling, max_tokens, stop, echo, **changes)
 
 
 class Answer:
@@ -77,6 +78,7 @@ class Answer:
         self.text = ""
         self.tokens = 0
         self.pieces: list[str] = []
+        self.logprobs: list[TokenLogprob] = []
         self.last: Finished | Failed | None = None
 
     @property
@@ -128,6 +130,7 @@ class Child:
                 answer.text += piece.text
                 answer.tokens += piece.tokens
                 answer.pieces.append(piece.text)
+                answer.logprobs += piece.logprobs
         elif isinstance(frame, (Finished, Failed)) and frame.request in self.answers:
             answer = self.answers[frame.request]
             assert answer.last is None, f"{frame} after the last frame"

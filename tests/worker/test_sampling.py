@@ -12,7 +12,8 @@ import pytest
 
 from swapd.errors import InvalidRequest
 from swapd.generation import Sampling
-from swapd.worker.sampling import Penalties, Sampler
+from swapd.worker import chain
+from swapd.worker.penalties import Penalties
 
 VOCABULARY = 300
 
@@ -42,8 +43,12 @@ def test_penalties_change_logits_as_llama_cpp_does(last: int) -> None:
         {"repeat_penalty": -1.0},
         {"presence_penalty": math.nan},
         {"repeat_last_n": -2},
+        {"dry_penalty_last_n": -2},
+        {"mirostat": 3},
+        {"min_keep": -1},
+        {"xtc_threshold": math.nan},
     ],
 )
 def test_impossible_numbers_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InvalidRequest, match=next(iter(wrong))):
-        Sampler(replace(Sampling(), **wrong), VOCABULARY, 100, [1])  # type: ignore[arg-type]
+        chain.complete(replace(Sampling(), **wrong))  # type: ignore[arg-type]
