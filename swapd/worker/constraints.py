@@ -94,7 +94,7 @@ class Constraints:
 
 def _spelling(vocabulary: Vocabulary, token: int) -> bytes:
     """As llguidance wants it: what is never text is marked by a byte that no text has."""
-    return vocabulary.pieces[token] or b"\xff" + vocabulary.written(token)
+    return vocabulary.pieces[token] or b"\xff" + vocabulary.spelled(token)
 
 
 class Matcher:

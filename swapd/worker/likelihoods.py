@@ -25,7 +25,7 @@ def likelihoods(logits: Logits, drawn: int, top: int, vocabulary: Vocabulary) ->
     total = best + float(np.log(np.exp(logits - np.float32(best)).sum(dtype=np.float64)))
 
     def tell(token: int) -> Likelihood:
-        return Likelihood(token, vocabulary.written(token), max(_LEAST, float(logits[token]) - total))
+        return Likelihood(token, vocabulary.spelled(token), max(_LEAST, float(logits[token]) - total))
 
     if top <= 0:
         return TokenLogprob(tell(drawn))

@@ -85,10 +85,6 @@ class Vocabulary:
         self.eos_text = self._text(C.llama_vocab_eos(vocab))
         self.infill = Infill(*(_known(ask(vocab)) for ask in _INFILL))
 
-    def written(self, token: int) -> bytes:
-        """With the names of markers."""
-        return self.pieces.get(token) or self.pieces.ask(token, special=True)
-
     @cached_property
     def ends(self) -> tuple[int, ...]:
         """The tokens that end an answer. 20 ms for 49k tokens, once."""
