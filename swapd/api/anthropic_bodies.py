@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from swapd.api.anthropic_content import read_turns, system_text
 from swapd.api.bodies import parse
+from swapd.api.conversation import settled
 from swapd.api.fields import Body, KeepAlive, Sampled, Stops, Whole
 from swapd.api.tools import MAX_TOOLS, as_json, as_list, function, offered
 from swapd.generation import Message, Role, Tool, ToolChoice
@@ -100,7 +101,7 @@ class CountBody(Body):
     def turns(self) -> tuple[Message, ...]:
         """The whole conversation; the system prompt, told beside it, comes first."""
         read: tuple[Message, ...] = self.messages
-        return (Message(Role.SYSTEM, self.system), *read) if self.system else read
+        return settled((Message(Role.SYSTEM, self.system), *read) if self.system else read)
 
     @property
     def offered_tools(self) -> tuple[Tool, ...]:

@@ -6,7 +6,6 @@ Used by `anthropic_bodies.py`; raises ValueError with the words that the caller 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 from swapd.api.fields import MAX_MESSAGES
@@ -31,7 +30,7 @@ def system_text(given: Any) -> Any:
 
 
 def read_turns(given: Any) -> tuple[Message, ...]:
-    """The turns of `messages`: results of tools are turns of their own, before the text beside them."""
+    """The turns of `messages`, in order; results of tools are turns of their own."""
     read: list[Message] = []
     tools: dict[str, str] = {}
     messages = as_list(given, "messages", MAX_MESSAGES)
@@ -44,24 +43,7 @@ def read_turns(given: Any) -> tuple[Message, ...]:
                 read.append(turn)
         except ValueError as error:
             raise ValueError(f"message {index}: {error}") from None
-    return _combined(read)
-
-
-def _combined(read: list[Message]) -> tuple[Message, ...]:
-    """As one, what one speaker says in a row: so the API promises, and many templates want it."""
-    turns: list[Message] = []
-    for turn in read:
-        last = turns[-1] if turns else None
-        if last is not None and last.role is turn.role and turn.role in (Role.USER, Role.ASSISTANT):
-            turns[-1] = replace(
-                last,
-                content=_SEPARATOR.join(filter(None, (last.content, turn.content))),
-                thinking=_SEPARATOR.join(filter(None, (last.thinking, turn.thinking))),
-                calls=last.calls + turn.calls,
-            )
-        else:
-            turns.append(turn)
-    return tuple(turns)
+    return tuple(read)
 
 
 def _turns(message: Mapping[str, Any], tools: Mapping[str, str]) -> Iterator[Message]:

@@ -1,0 +1,135 @@
+"""Bodies of OpenAI's Responses dialect, checked and turned into what dialect-neutral requests need.
+
+Used by `responses.py`; items and tools are read in `responses_items.py`. Nothing is kept from one response to the
+next: `store` changes nothing, and what would need it is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from swapd.api.bodies import is_among, is_empty, parse, refuse
+from swapd.api.conversation import settled
+from swapd.api.fields import Body, KeepAlive, Sampled, Whole
+from swapd.api.responses_items import Caller, Toolbox, read_input, read_tools
+from swapd.api.tools import as_json
+from swapd.errors import InvalidRequest
+from swapd.generation import Message, Role, ToolChoice
+
+_UNSERVED: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "background": is_among(False),
+    "conversation": is_empty,
+    "prompt": is_empty,
+    "top_logprobs": is_among(0),
+}
+
+
+class Format(Body):
+    type: Literal["text", "json_object", "json_schema"]
+    form: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+
+    @model_validator(mode="after")
+    def _has_schema(self) -> Format:
+        if self.type == "json_schema" and self.form is None:
+            raise ValueError("'schema' is required for the type 'json_schema'")
+        return self
+
+
+class Words(Body):
+    format: Format | None = None
+
+
+class Reasoning(Body):
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+
+
+class Choice(Body):
+    type: Literal["function", "custom", "allowed_tools"]
+    name: str | None = None
+    mode: Literal["auto", "required"] = "auto"
+    tools: list[dict[str, Any]] = Field(default_factory=list)
+
+
+class ResponsesBody(Sampled):
+    model: Annotated[str, Field(min_length=1, max_length=1024)]
+    turns: Annotated[Any, BeforeValidator(read_input), Field(alias="input")]
+    instructions: str | None = None
+    max_output_tokens: Annotated[Whole, Field(ge=1, le=2**31 - 1)] | None = None
+    toolbox: Annotated[Any, BeforeValidator(read_tools), Field(alias="tools")] = Toolbox()
+    tool_choice: Literal["auto", "none", "required"] | Choice = "auto"
+    parallel_tool_calls: bool | None = None
+    reasoning: Reasoning | None = None
+    text: Words | None = None
+    metadata: dict[str, Any] | None = None
+    stream: bool | None = None
+    keep_alive: KeepAlive = None
+
+    @model_validator(mode="after")
+    def _can_choose(self) -> ResponsesBody:
+        if self.choice is ToolChoice.REQUIRED and not self.box.tools:
+            raise ValueError("'tool_choice' wants a call, and there are no tools")
+        if self.tool_name and self.tool_name not in [tool.name for tool in self.box.tools]:
+            raise ValueError(f"'tool_choice' names {self.tool_name[:60]!r}, which is not among the tools")
+        return self
+
+    @property
+    def box(self) -> Toolbox:
+        """The tools that the model may call."""
+        box: Toolbox = self.toolbox
+        chosen = self.tool_choice
+        if not isinstance(chosen, Choice) or chosen.type != "allowed_tools":
+            return box
+        allowed = {Caller(str(tool.get("name")), tool.get("namespace") or "").told for tool in chosen.tools}
+        kept = [pair for pair in zip(box.tools, box.callers, strict=True) if pair[0].name in allowed]
+        return Toolbox(tuple(tool for tool, _ in kept), tuple(caller for _, caller in kept))
+
+    @property
+    def choice(self) -> ToolChoice:
+        match self.tool_choice:
+            case Choice(type="allowed_tools", mode=mode):
+                return ToolChoice(mode)
+            case Choice():
+                return ToolChoice.REQUIRED
+            case word:
+                return ToolChoice(word)
+
+    @property
+    def tool_name(self) -> str:
+        chosen = self.tool_choice
+        return (chosen.name or "") if isinstance(chosen, Choice) and chosen.type != "allowed_tools" else ""
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        read: tuple[Message, ...] = self.turns
+        return settled((Message(Role.SYSTEM, self.instructions), *read) if self.instructions else read)
+
+    @property
+    def schema_text(self) -> str | None:
+        form = self.text.format if self.text is not None else None
+        if form is None or form.type == "text":
+            return None
+        return as_json(form.form if form.form is not None else {"type": "object"})
+
+    @property
+    def thinking(self) -> bool | None:
+        """None: as the model's template does."""
+        return False if self.reasoning is not None and self.reasoning.effort == "none" else None
+
+    @property
+    def effort(self) -> str:
+        effort = (self.reasoning.effort if self.reasoning is not None else None) or "none"
+        return {"none": "", "minimal": "low", "xhigh": "high", "max": "high"}.get(effort, effort)
+
+
+def read_responses(body: Mapping[str, Any]) -> ResponsesBody:
+    """Raises InvalidRequest."""
+    refuse(body, _UNSERVED)
+    if body.get("previous_response_id"):
+        raise InvalidRequest(
+            "cannot go on from a response: none is kept here; send the whole conversation as 'input'",
+            "previous_response_id",
+        )
+    return parse(ResponsesBody, body)
