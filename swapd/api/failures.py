@@ -1,4 +1,4 @@
-"""Errors in each dialect's words: one table of statuses, four shapes.
+"""Errors in each dialect's words: one table of statuses, five shapes.
 
 Used by `app.py` for answers that have not begun and by `stream.py` for those that have. Knows no route.
 """
@@ -67,12 +67,39 @@ _ANTHROPIC_TYPES: Final = {
     503: "overloaded_error",
 }
 _ANTHROPIC_ROUTE: Final = "/v1/messages"
+_LLAMA_SERVER_TYPES: Final = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "not_found_error",
+    503: "unavailable_error",
+}
+_LLAMA_SERVER_ROUTES: Final = frozenset(
+    {
+        "/completion",
+        "/completions",
+        "/infill",
+        "/tokenize",
+        "/detokenize",
+        "/apply-template",
+        "/embedding",
+        "/embeddings",
+        "/rerank",
+        "/reranking",
+        "/v1/rerank",
+        "/v1/reranking",
+        "/props",
+        "/slots",
+        "/metrics",
+    }
+)
 
 
 class Dialect(Enum):
     OPENAI = "openai"
     ANTHROPIC = "anthropic"
     OLLAMA = "ollama"
+    LLAMA_SERVER = "llama-server"
     SWAPD = "swapd"
 
     @staticmethod
@@ -81,6 +108,8 @@ class Dialect(Enum):
         path = request.path
         if path == _ANTHROPIC_ROUTE or path.startswith(f"{_ANTHROPIC_ROUTE}/"):
             return Dialect.ANTHROPIC
+        if path in _LLAMA_SERVER_ROUTES:
+            return Dialect.LLAMA_SERVER
         if path.startswith("/v1/"):
             # Of the paths that two of them share: Anthropic's clients tell their version.
             return Dialect.ANTHROPIC if "anthropic-version" in request.headers else Dialect.OPENAI
@@ -128,8 +157,18 @@ class Failure:
                 return {"type": "error", "error": told, "request_id": self.request_id}
             case Dialect.OLLAMA:
                 return {"error": self.message}
+            case Dialect.LLAMA_SERVER:
+                return {"error": self._in_llama_servers_words()}
             case Dialect.SWAPD:
                 return {"error": {"code": self.code, "message": self.message, **self.data}}
+
+    def _in_llama_servers_words(self) -> dict[str, object]:
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        told: dict[str, object] = {"code": self.status, "message": self.message}
+        if self.code == ContextLengthExceeded.code:
+            sizes = {"n_prompt_tokens": self.data["prompt"], "n_ctx": self.data["context"]}
+            return {**told, "type": "exceed_context_size_error", **sizes}
+        return {**told, "type": _LLAMA_SERVER_TYPES.get(self.status, kind)}
 
     def _in_anthropics_words(self) -> str:
         if self.code == ContextLengthExceeded.code:

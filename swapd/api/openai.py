@@ -16,11 +16,11 @@ from swapd import __version__
 from swapd.api.answers import Whole, give
 from swapd.api.bodies import read_object
 from swapd.api.calls import encode, generation_ids, priority, session
+from swapd.api.figures import timings
 from swapd.api.openai_bodies import GenerationBody, read_chat, read_completion
 from swapd.api.stream import SSE, Framing
 from swapd.generation import Chunk, Ending, GenerationRequest, Message, Sampling, StopReason, Usage
 from swapd.runtime.gateway import Answer, Ask
-from swapd.units import Seconds, Tokens
 
 routes = web.RouteTableDef()
 
@@ -113,7 +113,7 @@ class _Voice(ABC):
                 for index, whole in enumerate(wholes)
             ],
             "usage": _usage(spent),
-            "timings": _timings(spent),
+            "timings": timings(spent),
         }
 
     @abstractmethod
@@ -144,7 +144,7 @@ class ChatVoice(_Voice):
 
     def ending(self, ending: Ending, index: int) -> bytes:
         self._spent.append(ending.usage)
-        return self._delta({}, index, _finish(ending), timings=_timings(ending.usage))
+        return self._delta({}, index, _finish(ending), timings=timings(ending.usage))
 
     def _delta(self, delta: dict[str, object], index: int, finish: str | None = None, **more: object) -> bytes:
         return self.frame([{"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}], **more)
@@ -166,7 +166,7 @@ class CompletionVoice(_Voice):
 
     def ending(self, ending: Ending, index: int) -> bytes:
         self._spent.append(ending.usage)
-        return self._text("", index, _finish(ending), timings=_timings(ending.usage))
+        return self._text("", index, _finish(ending), timings=timings(ending.usage))
 
     def _text(self, text: str, index: int, finish: str | None = None, **more: object) -> bytes:
         return self.frame([{"index": index, "text": text, "logprobs": None, "finish_reason": finish}], **more)
@@ -193,19 +193,3 @@ def _usage(usage: Usage) -> dict[str, object]:
         "total_tokens": usage.prompt + usage.completion,
         "prompt_tokens_details": {"cached_tokens": usage.cached},
     }
-
-
-def _timings(usage: Usage) -> dict[str, object]:
-    return {
-        "cache_n": usage.cached,
-        "prompt_n": usage.evaluated,
-        "prompt_ms": usage.prompt_s * 1000,
-        "prompt_per_second": _rate(usage.evaluated, usage.prompt_s),
-        "predicted_n": usage.completion,
-        "predicted_ms": usage.completion_s * 1000,
-        "predicted_per_second": _rate(usage.completion, usage.completion_s),
-    }
-
-
-def _rate(tokens: Tokens, seconds: Seconds) -> float:
-    return tokens / seconds if seconds > 0 else 0.0

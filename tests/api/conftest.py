@@ -18,7 +18,18 @@ from swapd.core.model import HOST, Device, DeviceId, DeviceKind, Shape, Variant,
 from swapd.core.state import State
 from swapd.errors import ModelNotFound, ModelUnusable
 from swapd.generation import Chunk, Ending, GenerationRequest, StopReason, Usage
-from swapd.questions import Rendered
+from swapd.questions import (
+    Describe,
+    Described,
+    Detokenize,
+    Detokenized,
+    Render,
+    Rendered,
+    Reply,
+    Tokenize,
+    Tokenized,
+    VocabularyQuestion,
+)
 from swapd.runtime import foresight, plan
 from swapd.runtime.gateway import Answer, Ask, Gateway, Progress, Watch
 from swapd.runtime.happenings import Happenings
@@ -69,17 +80,30 @@ def make_model(name: str, context: int = 4096, entry: ModelEntry | None = None, 
 
 
 class ScriptedQuestions(Questions):
-    """Knows no vocabulary: a word is a token, whoever says it."""
+    """Knows no vocabulary: to render, a word is a token, and else a byte, whoever says it."""
 
     def __init__(self, find: Callable[[str], Awaitable[Model]]) -> None:
         self._find = find
         self.rendered: list[GenerationRequest] = []
+        self.can_infill = True
+        self.calls: list[tuple[object, ...]] = []
 
-    async def render(self, name: str, request: GenerationRequest) -> Rendered:
+    async def _ask(self, name: str, question: VocabularyQuestion) -> Reply:
         await self._find(name)
-        self.rendered.append(request)
-        text = " ".join(message.content for message in request.messages)
-        return Rendered(text, tuple(range(len(text.split()))))
+        self.calls.append((name, question))
+        match question:
+            case Render(request):
+                self.rendered.append(request)
+                text = " ".join(message.content for message in request.messages)
+                return Rendered(text, tuple(range(len(text.split()))))
+            case Tokenize(parts):
+                pieces = [bytes([part]) if isinstance(part, int) else part.encode() for part in parts]
+                raw = b"".join(pieces)
+                return Tokenized(tuple(raw), tuple(raw[at : at + 1] for at in range(len(raw))))
+            case Detokenize(tokens):
+                return Detokenized(bytes(tokens).decode("utf-8", "replace"))
+            case Describe():
+                return Described("{{ messages }}", "<s>", "</s>", 256, self.can_infill)
 
 
 class ScriptedGateway(Gateway):
@@ -98,6 +122,9 @@ class ScriptedGateway(Gateway):
         self.hold: asyncio.Event | None = None
         self.tells: Sequence[Progress] = ()
         self.complaint: str | None = None
+        self.loaded: tuple[str, ...] | None = None
+        """Names of the residents; None: a usual mixture."""
+        self.busy = 0
         self.told = Happenings()
         self.failing_reload: Exception | None = None
         # the books
@@ -267,6 +294,8 @@ class ScriptedGateway(Gateway):
         return replace(status, **changes)  # type: ignore[arg-type]
 
     def residents(self) -> tuple[ResidentStatus, ...]:
+        if self.loaded is not None:
+            return tuple(self.resident(name, slots_busy=self.busy) for name in self.loaded)
         return (
             self.resident("tiny"),
             self.resident("org/big:7b", state="draining"),

@@ -1,0 +1,25 @@
+"""What an answer cost, in the words that llama-server has for it and that the OpenAI dialect borrows.
+
+Used by `openai.py` and `llamaserver_voice.py`.
+"""
+
+from __future__ import annotations
+
+from swapd.generation import Usage
+from swapd.units import Seconds, Tokens
+
+
+def timings(usage: Usage) -> dict[str, object]:
+    return {
+        "cache_n": usage.cached,
+        "prompt_n": usage.evaluated,
+        "prompt_ms": usage.prompt_s * 1000,
+        "prompt_per_second": _rate(usage.evaluated, usage.prompt_s),
+        "predicted_n": usage.completion,
+        "predicted_ms": usage.completion_s * 1000,
+        "predicted_per_second": _rate(usage.completion, usage.completion_s),
+    }
+
+
+def _rate(tokens: Tokens, seconds: Seconds) -> float:
+    return tokens / seconds if seconds > 0 else 0.0

@@ -1,0 +1,201 @@
+"""llama-server's own routes, for clients that were written for it: completion, infill, tokens, template, props, slots.
+
+Bodies are checked in `llamaserver_bodies.py`, the words of an answer are in `llamaserver_voice.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiohttp import web
+
+from swapd import __version__
+from swapd.api.answers import give
+from swapd.api.bodies import parse, read_object
+from swapd.api.calls import GATEWAY, generation_ids, json_answer, priority, session
+from swapd.api.chosen import model_for
+from swapd.api.llamaserver_bodies import (
+    CompletionBody,
+    DetokenizeBody,
+    Generated,
+    InfillBody,
+    Part,
+    TemplateBody,
+    TokenizeBody,
+    read_completion,
+    read_infill,
+)
+from swapd.api.llamaserver_voice import CompletionVoice, settings_document
+from swapd.api.openai import DEFAULTS
+from swapd.errors import InvalidRequest, Overloaded
+from swapd.generation import GenerationRequest
+from swapd.runtime.gateway import Ask, Gateway
+
+routes = web.RouteTableDef()
+
+_INFILL: Final = "autocomplete"
+"""The task whose route `/infill` goes to."""
+_COMPLETION: Final = "completion"
+
+
+@routes.post("/completion")
+@routes.post("/completions")
+async def complete(request: web.Request) -> web.StreamResponse:
+    gateway, body = request.app[GATEWAY], read_completion(await read_object(request))
+    name = await model_for(gateway, body.model, _COMPLETION)
+    prompts = [await _prompt(gateway, name, parts) for parts in body.prompt]
+    bias = await _bias(gateway, name, body)
+    asks = [
+        _ask(request, name, body, GenerationRequest(unique, prompt=prompt), bias)
+        for unique, prompt in zip(generation_ids(request, len(prompts)), prompts, strict=True)
+    ]
+    voice = CompletionVoice(name, body, [ask.request for ask in asks])
+    return await give(request, asks, voice, streamed=bool(body.stream))
+
+
+@routes.post("/infill")
+async def infill(request: web.Request) -> web.StreamResponse:
+    gateway, body = request.app[GATEWAY], read_infill(await read_object(request))
+    name = await model_for(gateway, body.model, _INFILL)
+    await check_infill(gateway, name)
+    (unique,) = generation_ids(request, 1)
+    wanted = GenerationRequest(
+        unique, prompt=body.input_prefix + (body.prompt or ""), suffix=body.input_suffix, files=body.files
+    )
+    ask = _ask(request, name, body, wanted, await _bias(gateway, name, body))
+    return await give(request, [ask], CompletionVoice(name, body, [ask.request]), streamed=bool(body.stream))
+
+
+@routes.post("/tokenize")
+async def tokenize(request: web.Request) -> web.Response:
+    gateway, body = request.app[GATEWAY], parse(TokenizeBody, await read_object(request))
+    name = await model_for(gateway, body.model, _COMPLETION)
+    found = await gateway.questions.tokenize(
+        name, body.parts, add_special=bool(body.add_special), parse_special=body.parse_special is not False
+    )
+    if not body.with_pieces:
+        return json_answer({"tokens": found.tokens})
+    told = [{"id": token, "piece": _piece(raw)} for token, raw in zip(found.tokens, found.pieces, strict=True)]
+    return json_answer({"tokens": told})
+
+
+@routes.post("/detokenize")
+async def detokenize(request: web.Request) -> web.Response:
+    gateway, body = request.app[GATEWAY], parse(DetokenizeBody, await read_object(request))
+    name = await model_for(gateway, body.model, _COMPLETION)
+    return json_answer({"content": await gateway.questions.detokenize(name, body.tokens)})
+
+
+@routes.post("/apply-template")
+async def apply_template(request: web.Request) -> web.Response:
+    gateway, body = request.app[GATEWAY], parse(TemplateBody, await read_object(request))
+    name = await model_for(gateway, body.model, _COMPLETION)
+    wanted = GenerationRequest("", messages=tuple(message.message for message in body.messages))
+    return json_answer({"prompt": (await gateway.questions.render(name, wanted)).text})
+
+
+@routes.get("/props")
+async def props(request: web.Request) -> web.Response:
+    gateway = request.app[GATEWAY]
+    name = await model_for(gateway, request.query.get("model"), _COMPLETION)
+    model = await gateway.find(name)
+    assert model.variant is not None
+    described = await gateway.questions.describe(name)
+    sampling = model.entry.sampling.over(DEFAULTS)
+    settings = settings_document(sampling, GenerationRequest("", max_tokens=model.entry.max_tokens))
+    return json_answer(
+        {
+            "default_generation_settings": {"params": settings, "n_ctx": model.variant.context},
+            "total_slots": model.variant.slots,
+            "model_alias": model.name,
+            "model_path": model.path,
+            "modalities": {"vision": False, "audio": False},
+            "chat_template": described.template,
+            "bos_token": described.bos,
+            "eos_token": described.eos,
+            "build_info": f"swapd-{__version__}",
+            "is_sleeping": all(resident.name != model.name for resident in gateway.residents()),
+        }
+    )
+
+
+@routes.get("/slots")
+async def slots(request: web.Request) -> web.Response:
+    gateway = request.app[GATEWAY]
+    name = await model_for(gateway, request.query.get("model"), _COMPLETION)
+    model = await gateway.find(name)
+    told = [
+        {"id": number, "n_ctx": resident.context, "speculative": False, "is_processing": number < resident.slots_busy}
+        for resident in gateway.residents()
+        if resident.name == model.name
+        for number in range(resident.slots)
+    ]
+    if request.query.get("fail_on_no_slot") and told and all(slot["is_processing"] for slot in told):
+        raise Overloaded("no slot is free")
+    return json_answer(told)
+
+
+async def check_infill(gateway: Gateway, name: str) -> None:
+    """Asked before anything is loaded. Raises InvalidRequest where the model cannot fill in the middle."""
+    if not (await gateway.questions.describe(name)).can_infill:
+        raise InvalidRequest(
+            f"cannot fill in the middle with {name!r}: its vocabulary has no tokens for it (prefix, suffix, middle)",
+            "model",
+        )
+
+
+async def _prompt(gateway: Gateway, name: str, parts: list[Part]) -> str | tuple[int, ...]:
+    """As the model reads it: a text as it is, token numbers, or what a mixture comes to in tokens."""
+    if len(parts) == 1 and isinstance(parts[0], str):
+        return parts[0]
+    if all(isinstance(part, int) for part in parts):
+        return tuple(part for part in parts if isinstance(part, int))
+    return (await gateway.questions.tokenize(name, parts, add_special=True)).tokens
+
+
+async def _bias(gateway: Gateway, name: str, body: Generated) -> tuple[tuple[int, float], ...]:
+    """Of a text: of each of its tokens."""
+    bias: list[tuple[int, float]] = []
+    for what, amount in body.logit_bias:
+        tokens = (what,) if isinstance(what, int) else (await gateway.questions.tokenize(name, [what])).tokens
+        bias += [(token, amount) for token in tokens]
+    return tuple(bias)
+
+
+def _ask(
+    request: web.Request,
+    name: str,
+    body: CompletionBody | InfillBody,
+    wanted: GenerationRequest,
+    bias: tuple[tuple[int, float], ...],
+) -> Ask:
+    return Ask(
+        model=name,
+        request=GenerationRequest(
+            id=wanted.id,
+            prompt=wanted.prompt,
+            suffix=wanted.suffix,
+            files=wanted.files,
+            sampling=body.sampling,
+            max_tokens=body.limit,
+            stop=tuple(body.stop),
+            ignore_eos=bool(body.ignore_eos),
+            logit_bias=bias,
+            logprobs=body.logprobs,
+            grammar=body.grammar or "",
+            schema=body.json_schema,
+            caches=body.cache_prompt is not False,
+        ),
+        defaults=DEFAULTS,
+        keep_alive=body.keep_alive,
+        priority=priority(request),
+        session=session(request),
+    )
+
+
+def _piece(raw: bytes) -> str | list[int]:
+    """As llama-server tells it: the text, or the bytes where they are no whole characters."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return list(raw)

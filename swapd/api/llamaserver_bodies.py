@@ -1,0 +1,224 @@
+"""Bodies of llama-server's own routes, checked and turned into what dialect-neutral requests need.
+
+Used by `llamaserver.py`; knows no answer. Ignored, because nothing that is told changes by it: `id_slot`, `n_keep`,
+`n_discard`, `n_indent`, `n_cache_reuse`, `t_max_prompt_ms`, `t_max_predict_ms`, `timings_per_token`,
+`return_progress`, `sse_ping_interval`, `speculative.*`, `backend_sampling`, `samplers` in llama-server's own order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final
+
+import msgspec
+from pydantic import BeforeValidator, Field, model_validator
+
+from swapd.api.bodies import is_among, is_empty, parse, refuse
+from swapd.api.fields import MAX_MESSAGES, Body, KeepAlive, Limit, Sampled, Stops, Text, Whole
+from swapd.errors import InvalidRequest
+from swapd.generation import Message, Role
+from swapd.units import Tokens
+
+MAX_PROMPTS: Final = 128
+MAX_PROBABILITIES: Final = 128
+MAX_FILES: Final = 256
+_MAX_FIELDS: Final = 64
+_MAX_BIASES: Final = 1024
+_SAMPLERS: Final = (
+    "penalties",
+    "dry",
+    "top_n_sigma",
+    "top_k",
+    "typ_p",
+    "top_p",
+    "min_p",
+    "xtc",
+    "temperature",
+)
+"""llama-server's own order; a request may say it, in full or in part."""
+
+_UNSERVED: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "image_data": is_empty,
+    "lora": is_empty,
+    "post_sampling_probs": is_among(False),
+    "grammar_lazy": is_among(False),
+    "n_cmpl": is_among(1, 1.0),
+    "n": is_among(1, 1.0),
+    "adaptive_target": lambda value: isinstance(value, (int, float)) and value < 0,
+}
+
+Part = str | int
+Biases = list[tuple[str | int, float]]
+"""(token or text, what is added); minus infinity bans it."""
+
+
+def _prompts(given: Any) -> Any:
+    """One prompt or several; each is a text, or texts and token numbers mixed."""
+    if isinstance(given, str):
+        return [[given]]
+    if not isinstance(given, list) or not given:
+        raise ValueError("a string, a list of strings and token numbers, or a list of these is expected")
+    if all(_is_part(part) for part in given) and any(isinstance(part, int) for part in given):
+        return [given]
+    if len(given) > MAX_PROMPTS:
+        raise ValueError(f"at most {MAX_PROMPTS} prompts are allowed")
+    prompts = [[prompt] if isinstance(prompt, str) else prompt for prompt in given]
+    for prompt in prompts:
+        if not isinstance(prompt, list) or not prompt or not all(map(_is_part, prompt)):
+            raise ValueError("a string, a list of strings and token numbers, or a list of these is expected")
+    return prompts
+
+
+def _is_part(given: Any) -> bool:
+    return isinstance(given, str) or (type(given) is int and 0 <= given < 2**31)
+
+
+def _biases(given: Any) -> Any:
+    """llama-server's pairs, or OpenAI's object."""
+    if given is None:
+        return []
+    pairs = [[_number(key), value] for key, value in given.items()] if isinstance(given, dict) else given
+    if not isinstance(pairs, list) or len(pairs) > _MAX_BIASES:
+        raise ValueError(f"at most {_MAX_BIASES} pairs of a token (or a text) and a number are expected")
+    read: list[tuple[str | int, float]] = []
+    for pair in pairs:
+        if not isinstance(pair, list) or len(pair) != 2 or not _is_part(pair[0]) or len(str(pair[0])) > 1024:
+            raise ValueError("each entry should be a pair of a token (or a text) and a number, or false to ban it")
+        bias = pair[1]
+        if bias is not False and (isinstance(bias, bool) or not isinstance(bias, (int, float))):
+            raise ValueError("each entry should be a pair of a token (or a text) and a number, or false to ban it")
+        read.append((pair[0], float("-inf") if bias is False else float(bias)))
+    return read
+
+
+def _number(key: str) -> str | int:
+    return int(key) if key.isascii() and key.isdigit() and len(key) < 10 else key
+
+
+def _samplers(given: Any) -> Any:
+    if given is None:
+        return None
+    known = [name for name in _SAMPLERS if isinstance(given, list) and name in given]
+    if not isinstance(given, list) or given != known:
+        raise ValueError(f"only llama-server's own order is served: {', '.join(_SAMPLERS)}")
+    return given
+
+
+def _schema(given: Any) -> Any:
+    if given is None:
+        return None
+    if not isinstance(given, (dict, bool)):
+        raise ValueError("a JSON Schema is expected: an object")
+    return msgspec.json.encode(given).decode()
+
+
+class Generated(Sampled):
+    """What `/completion` and `/infill` have in common."""
+
+    model: Annotated[str, Field(max_length=1024)] | None = None
+    n_predict: Annotated[Whole, Field(ge=-2, le=2**31 - 1)] | None = None
+    max_tokens: Limit | None = None
+    max_completion_tokens: Limit | None = None
+    stop: Stops = Field(default_factory=list)
+    stream: bool | None = None
+    cache_prompt: bool | None = None
+    n_probs: Annotated[Whole, Field(ge=0, le=MAX_PROBABILITIES)] | None = None
+    return_tokens: bool | None = None
+    ignore_eos: bool | None = None
+    logit_bias: Annotated[Biases, BeforeValidator(_biases)] = Field(default_factory=list)
+    grammar: Annotated[str, Field(max_length=2**20)] | None = None
+    json_schema: Annotated[str | None, BeforeValidator(_schema)] = None
+    samplers: Annotated[list[str] | None, BeforeValidator(_samplers)] = None
+    response_fields: Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=_MAX_FIELDS)] | None = None
+    id_slot: Whole | None = None
+    keep_alive: KeepAlive = None
+
+    @model_validator(mode="after")
+    def _has_one_constraint(self) -> Generated:
+        if self.grammar and self.json_schema is not None:
+            raise ValueError("'grammar' and 'json_schema' cannot both be given")
+        return self
+
+    @property
+    def limit(self) -> Tokens | None:
+        """None: until the model stops or its context is full."""
+        said = (self.n_predict, self.max_tokens, self.max_completion_tokens)
+        given = next((number for number in said if number is not None), None)
+        return None if given is None or given < 0 else given
+
+    @property
+    def logprobs(self) -> int | None:
+        """How many alternatives are wanted beside each token; token numbers come with them."""
+        if self.n_probs:
+            return self.n_probs
+        return 0 if self.return_tokens else None
+
+
+class CompletionBody(Generated):
+    prompt: Annotated[list[list[Part]], BeforeValidator(_prompts)]
+
+
+class File(Body):
+    text: str = ""
+    filename: Annotated[str, Field(max_length=4096)] = "tmp"
+
+
+class InfillBody(Generated):
+    input_prefix: str
+    input_suffix: str
+    input_extra: Annotated[list[File], Field(max_length=MAX_FILES)] | None = None
+    prompt: str | None = None
+
+    @property
+    def files(self) -> tuple[tuple[str, str], ...]:
+        return tuple((file.filename, file.text) for file in self.input_extra or ())
+
+
+class Named(Body):
+    model: Annotated[str, Field(max_length=1024)] | None = None
+
+
+class TokenizeBody(Named):
+    content: str | list[Annotated[Part, Field()]] = ""
+    add_special: bool | None = None
+    parse_special: bool | None = None
+    with_pieces: bool | None = None
+
+    @property
+    def parts(self) -> list[Part]:
+        return [self.content] if isinstance(self.content, str) else self.content
+
+
+class DetokenizeBody(Named):
+    tokens: list[Annotated[int, Field(ge=0, lt=2**31)]]
+
+
+class TemplateMessage(Body):
+    role: str
+    content: Text = None
+
+    @property
+    def message(self) -> Message:
+        """Raises InvalidRequest."""
+        try:
+            return Message(Role(self.role), self.content or "")
+        except ValueError:
+            raise InvalidRequest(
+                f"cannot read 'messages': {self.role[:40]!r} is no role; allowed are {', '.join(Role)}", "messages"
+            ) from None
+
+
+class TemplateBody(Named):
+    messages: Annotated[list[TemplateMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+
+
+def read_completion(body: Mapping[str, Any]) -> CompletionBody:
+    """Raises InvalidRequest."""
+    refuse(body, _UNSERVED)
+    return parse(CompletionBody, body)
+
+
+def read_infill(body: Mapping[str, Any]) -> InfillBody:
+    """Raises InvalidRequest."""
+    refuse(body, _UNSERVED)
+    return parse(InfillBody, body)

@@ -1,0 +1,168 @@
+"""The words of llama-server's own completions: one document, or its events.
+
+Used by `llamaserver.py`. There is no closing event: the one with `"stop": true` is the last of its answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Final
+
+from swapd.api.answers import Whole
+from swapd.api.calls import encode
+from swapd.api.figures import timings
+from swapd.api.llamaserver_bodies import Generated
+from swapd.api.openai import DEFAULTS
+from swapd.api.stream import SSE, Framing
+from swapd.generation import Chunk, Ending, GenerationRequest, Likelihood, Sampling, StopReason, TokenLogprob
+from swapd.runtime.gateway import Answer
+
+_LEAST: Final = -1e30
+"""For a probability of nothing: JSON has no infinities."""
+
+
+class CompletionVoice:
+    framing: Framing = SSE
+
+    def __init__(self, model: str, body: Generated, requests: Sequence[GenerationRequest]) -> None:
+        """`requests`: of the answers, in their order."""
+        self._model, self._body, self._requests = model, body, requests
+        self._settings: dict[str, object] = {}
+        self._told = [0] * len(requests)
+        self._has_new_line = [False] * len(requests)
+
+    def whole(self, wholes: Sequence[Whole]) -> object:
+        documents = [self._last(whole, index) for index, whole in enumerate(wholes)]
+        return documents[0] if len(documents) == 1 else documents
+
+    def opening(self, answer: Answer, index: int) -> bytes:
+        self._settings = self._settings_of(answer, index)
+        return b""
+
+    def piece(self, chunk: Chunk, index: int) -> bytes:
+        self._told[index] += chunk.tokens
+        self._has_new_line[index] |= "\n" in chunk.text
+        document: dict[str, object] = {
+            "index": index,
+            "content": chunk.text,
+            "tokens": self._tokens(chunk.logprobs),
+            "stop": False,
+            "id_slot": -1,
+            "tokens_predicted": self._told[index],
+        }
+        if self._body.n_probs:
+            document["completion_probabilities"] = [_probability(likely) for likely in chunk.logprobs]
+        return _event(document)
+
+    def ending(self, ending: Ending, index: int) -> bytes:
+        document = self._document("", (), ending, index, self._settings, self._has_new_line[index])
+        return _event(self._selected(document))
+
+    def closing(self) -> bytes:
+        return b""
+
+    def _last(self, whole: Whole, index: int) -> dict[str, object]:
+        settings = self._settings_of(whole.answer, index)
+        document = self._document(whole.text, whole.logprobs, whole.ending, index, settings, "\n" in whole.text)
+        if self._body.n_probs:
+            document["completion_probabilities"] = [_probability(likely) for likely in whole.logprobs]
+        return self._selected(document)
+
+    def _document(
+        self,
+        text: str,
+        likely: Sequence[TokenLogprob],
+        ending: Ending,
+        index: int,
+        settings: Mapping[str, object],
+        has_new_line: bool,
+    ) -> dict[str, object]:
+        usage = ending.usage
+        prompt = self._requests[index].prompt
+        return {
+            "index": index,
+            "content": text,
+            "tokens": self._tokens(likely),
+            "id_slot": -1,
+            "stop": True,
+            "model": self._model,
+            "tokens_predicted": usage.completion,
+            "tokens_evaluated": usage.prompt,
+            "generation_settings": settings,
+            "prompt": prompt if isinstance(prompt, str) else list(prompt),
+            "has_new_line": has_new_line,
+            "truncated": False,
+            "stop_type": _stop_type(ending),
+            "stopping_word": ending.stop or "",
+            "tokens_cached": usage.cached,
+            "timings": timings(usage),
+        }
+
+    def _settings_of(self, answer: Answer, index: int) -> dict[str, object]:
+        sampling = self._body.sampling.over(answer.model.entry.sampling).over(DEFAULTS)
+        return settings_document(sampling, self._requests[index], bool(self._body.stream))
+
+    def _tokens(self, likely: Sequence[TokenLogprob]) -> list[int]:
+        return [each.drawn.token for each in likely] if self._body.return_tokens else []
+
+    def _selected(self, document: dict[str, object]) -> dict[str, object]:
+        """Only the fields that were asked for: `timings/prompt_n` is one inside another."""
+        wanted = self._body.response_fields
+        if not wanted:
+            return document
+        found: dict[str, object] = {}
+        for path in wanted:
+            value: Any = document
+            for key in path.split("/"):
+                if not isinstance(value, dict) or key not in value:
+                    break
+                value = value[key]
+            else:
+                found[path] = value
+        return found
+
+
+def settings_document(sampling: Sampling, request: GenerationRequest, streamed: bool = False) -> dict[str, object]:
+    """What a request is answered with, in llama-server's names; a seed of -1 is drawn anew."""
+    told = {field.name: getattr(sampling, field.name) for field in fields(sampling)}
+    return {
+        **{name: value for name, value in told.items() if value is not None},
+        "seed": -1 if sampling.seed is None else sampling.seed,
+        "n_predict": -1 if request.max_tokens is None else request.max_tokens,
+        "max_tokens": -1 if request.max_tokens is None else request.max_tokens,
+        "stop": list(request.stop),
+        "stream": streamed,
+        "n_keep": 0,
+        "n_probs": request.logprobs or 0,
+        "ignore_eos": request.ignore_eos,
+        "logit_bias": [
+            {"token": token, "bias": max(bias, _LEAST) if math.isinf(bias) else bias}
+            for token, bias in request.logit_bias
+        ],
+        "grammar": request.grammar,
+    }
+
+
+def _stop_type(ending: Ending) -> str:
+    if ending.stop is not None:
+        return "word"
+    return "limit" if ending.reason is StopReason.LENGTH else "eos"
+
+
+def _probability(likely: TokenLogprob) -> dict[str, object]:
+    return {**_one(likely.drawn), "top_logprobs": [_one(other) for other in likely.top]}
+
+
+def _one(likely: Likelihood) -> dict[str, object]:
+    return {
+        "id": likely.token,
+        "token": likely.raw.decode("utf-8", "replace"),
+        "bytes": list(likely.raw),
+        "logprob": max(likely.logprob, _LEAST),
+    }
+
+
+def _event(document: object) -> bytes:
+    return b"data: " + encode(document) + b"\n\n"
