@@ -7,8 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from typing import Final
 
 from swapd.units import Seconds, Tokens
+
+MAX_TOP: Final = 128
+"""Alternatives that can be told beside a token."""
+MAX_GRAMMAR: Final = 256 * 1024
+"""Characters of a grammar."""
 
 
 class Role(StrEnum):

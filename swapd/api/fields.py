@@ -5,6 +5,7 @@ JSON's own types are not converted: "12" and true are no numbers. 12.0 is the in
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -105,6 +106,10 @@ Absent = Annotated[None, BeforeValidator(_absent)]
 """Something that would change the answer and is not served: only its empty values pass."""
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Breaker = Annotated[str, Field(max_length=64)]
+
+
 class Body(BaseModel):
     """Unknown keys are ignored: clients send much that changes nothing."""
 
@@ -112,7 +117,7 @@ class Body(BaseModel):
 
 
 class Sampled(Body):
-    """The sampling parameters, named alike in every dialect."""
+    """The sampling parameters, named alike in every dialect: llama-server's names."""
 
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_k: Annotated[Whole, Field(ge=-1, le=_INT32)] | None = None
@@ -123,18 +128,32 @@ class Sampled(Body):
     presence_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None
     seed: Annotated[Whole, Field(ge=-(2**63), lt=2**64), AfterValidator(_seed)] | None = None
+    typical_p: Share | None = None
+    typ_p: Share | None = None
+    """llama-server's other name for it."""
+    top_n_sigma: Annotated[float, Field(ge=-1, le=100)] | None = None
+    min_keep: Annotated[Whole, Field(ge=0, le=_INT32)] | None = None
+    xtc_probability: Share | None = None
+    xtc_threshold: Share | None = None
+    dynatemp_range: Annotated[float, Field(ge=0, le=100)] | None = None
+    dynatemp_exponent: Annotated[float, Field(ge=0, le=100)] | None = None
+    mirostat: Annotated[Whole, Field(ge=0, le=2)] | None = None
+    mirostat_tau: Annotated[float, Field(ge=0, le=100)] | None = None
+    mirostat_eta: Share | None = None
+    dry_multiplier: Annotated[float, Field(ge=0, le=100)] | None = None
+    dry_base: Annotated[float, Field(ge=1, le=100)] | None = None
+    dry_allowed_length: Annotated[Whole, Field(ge=0, le=_INT32)] | None = None
+    dry_penalty_last_n: Limit | None = None
+    dry_sequence_breakers: Annotated[list[Breaker], Field(max_length=32)] | None = None
 
     @property
     def sampling(self) -> Sampling:
         """What the request says of it, and None where it says nothing."""
-        return Sampling(
-            temperature=self.temperature,
-            top_k=None if self.top_k is None else max(0, self.top_k),
-            top_p=self.top_p,
-            min_p=self.min_p,
-            repeat_penalty=self.repeat_penalty,
-            repeat_last_n=self.repeat_last_n,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            seed=self.seed,
-        )
+        said = {field.name: getattr(self, field.name) for field in fields(Sampling)}
+        if self.top_k is not None:
+            said["top_k"] = max(0, self.top_k)
+        if self.typical_p is None:
+            said["typical_p"] = self.typ_p
+        if self.dry_sequence_breakers is not None:
+            said["dry_sequence_breakers"] = tuple(self.dry_sequence_breakers)
+        return Sampling(**said)

@@ -10,6 +10,7 @@ from swapd.units import Seconds, Tokens
 
 
 def timings(usage: Usage) -> dict[str, object]:
+    drafts = {"draft_n": usage.drafted, "draft_n_accepted": usage.accepted} if usage.drafted else {}
     return {
         "cache_n": usage.cached,
         "prompt_n": usage.evaluated,
@@ -18,6 +19,7 @@ def timings(usage: Usage) -> dict[str, object]:
         "predicted_n": usage.completion,
         "predicted_ms": usage.completion_s * 1000,
         "predicted_per_second": _rate(usage.completion, usage.completion_s),
+        **drafts,
     }
 
 

@@ -18,11 +18,12 @@ from swapd import __version__
 from swapd.api.answers import Whole, give
 from swapd.api.bodies import read_object
 from swapd.api.calls import GATEWAY, encode, generation_ids, json_answer, priority, session
+from swapd.api.constrained import told_all
 from swapd.api.ollama_bodies import ChatBody, GenerateBody, Options, read_chat, read_generate, read_name
 from swapd.api.ollama_models import running_document, show_document, tag_document
 from swapd.api.stream import NDJSON, Framing
 from swapd.errors import Forbidden, InvalidRequest
-from swapd.generation import Chunk, Ending, GenerationRequest, Message, Sampling, StopReason
+from swapd.generation import Chunk, Ending, GenerationRequest, Message, Sampling, StopReason, TokenLogprob
 from swapd.runtime.gateway import Answer, Ask
 from swapd.units import Seconds
 
@@ -139,6 +140,8 @@ def _ask(request: web.Request, body: GenerateBody | ChatBody, messages: tuple[Me
             sampling=body.options.sampling,
             max_tokens=body.options.limit,
             stop=tuple(body.options.stop),
+            logprobs=body.alternatives,
+            schema=body.format,
         ),
         defaults=DEFAULTS,
         keep_alive=body.keep_alive,
@@ -164,7 +167,7 @@ class _Voice(ABC):
     def whole(self, wholes: Sequence[Whole]) -> object:
         (whole,) = wholes
         self._load_s = whole.answer.load_s
-        return self._line(whole.text, **self._figures(whole.ending))
+        return self._line(whole.text, **_told(whole.logprobs), **self._figures(whole.ending))
 
     def nothing(self, reason: str) -> dict[str, object]:
         """The answer to an empty prompt."""
@@ -175,7 +178,7 @@ class _Voice(ABC):
         return b""
 
     def piece(self, chunk: Chunk, index: int) -> bytes:
-        return encode(self._line(chunk.text, done=False)) + b"\n"
+        return encode(self._line(chunk.text, done=False, **_told(chunk.logprobs))) + b"\n"
 
     def ending(self, ending: Ending, index: int) -> bytes:
         return encode(self._line("", **self._figures(ending))) + b"\n"
@@ -208,6 +211,10 @@ class GenerateVoice(_Voice):
 class ChatVoice(_Voice):
     def content(self, text: str) -> dict[str, object]:
         return {"message": {"role": "assistant", "content": text}}
+
+
+def _told(logprobs: Sequence[TokenLogprob]) -> dict[str, object]:
+    return {"logprobs": told_all(logprobs)} if logprobs else {}
 
 
 def _nanoseconds(seconds: Seconds) -> int:

@@ -6,11 +6,12 @@ Used by `ollama.py`; knows no answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field
 
 from swapd.api.bodies import is_among, is_empty, parse, refuse
+from swapd.api.constrained import Alternatives, JsonOrSchema
 from swapd.api.fields import MAX_MESSAGES, Absent, Body, KeepAlive, Sampled, Stops, Whole
 from swapd.errors import InvalidRequest
 from swapd.generation import Message, Role
@@ -18,9 +19,6 @@ from swapd.units import Tokens
 
 _UNSERVED: Final[Mapping[str, Callable[[Any], bool]]] = {
     "think": is_among(False),
-    "format": is_empty,
-    "logprobs": is_among(False),
-    "top_logprobs": is_among(0),
 }
 _UNSERVED_GENERATE: Final[Mapping[str, Callable[[Any], bool]]] = {
     **_UNSERVED,
@@ -47,7 +45,6 @@ class Options(Sampled):
     main_gpu: Whole | None = None
     num_thread: Whole | None = None
     num_keep: Whole | None = None
-    typical_p: float | None = None
     use_mmap: bool | None = None
 
     @property
@@ -64,10 +61,21 @@ class _Generation(NameBody):
     stream: bool | None = None
     options: Annotated[Options, BeforeValidator(_present)] = Options()
     keep_alive: KeepAlive = None
+    format: JsonOrSchema = None
+    logprobs: bool | None = None
+    top_logprobs: Alternatives | None = None
+
+    @property
+    def alternatives(self) -> int | None:
+        """How many are told beside each token; None: no logarithms."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def is_streamed(self) -> bool:
         return self.stream is not False
+
+
+G = TypeVar("G", bound=_Generation)
 
 
 class GenerateBody(_Generation):
@@ -102,7 +110,7 @@ class ChatBody(_Generation):
 def read_generate(body: Mapping[str, Any]) -> GenerateBody:
     """Raises InvalidRequest."""
     refuse(body, _UNSERVED_GENERATE)
-    generate = parse(GenerateBody, body)
+    generate = _checked(parse(GenerateBody, body))
     if generate.raw and generate.system:
         raise InvalidRequest("cannot serve 'system' in raw mode: the prompt is read as it is", "system")
     return generate
@@ -111,7 +119,13 @@ def read_generate(body: Mapping[str, Any]) -> GenerateBody:
 def read_chat(body: Mapping[str, Any]) -> ChatBody:
     """Raises InvalidRequest."""
     refuse(body, _UNSERVED_CHAT)
-    return parse(ChatBody, body)
+    return _checked(parse(ChatBody, body))
+
+
+def _checked(body: G) -> G:
+    if body.top_logprobs and not body.logprobs:
+        raise InvalidRequest("cannot tell 'top_logprobs' without 'logprobs': true", "top_logprobs")
+    return body
 
 
 def read_name(body: Mapping[str, Any]) -> str:

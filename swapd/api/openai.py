@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar, Final
 
 from aiohttp import web
@@ -16,10 +18,11 @@ from swapd import __version__
 from swapd.api.answers import Whole, give
 from swapd.api.bodies import read_object
 from swapd.api.calls import encode, generation_ids, priority, session
+from swapd.api.constrained import told_all
 from swapd.api.figures import timings
 from swapd.api.openai_bodies import GenerationBody, read_chat, read_completion
 from swapd.api.stream import SSE, Framing
-from swapd.generation import Chunk, Ending, GenerationRequest, Message, Sampling, StopReason, Usage
+from swapd.generation import Chunk, Ending, GenerationRequest, Message, Sampling, StopReason, TokenLogprob, Usage
 from swapd.runtime.gateway import Answer, Ask
 
 routes = web.RouteTableDef()
@@ -36,6 +39,7 @@ DEFAULTS: Final = Sampling(
 )
 """llama-server's: what its users get where neither request nor model says."""
 
+_SEEDS: Final = 2**32 - 1
 _FINGERPRINT: Final = f"swapd-{__version__}"
 
 
@@ -43,17 +47,21 @@ _FINGERPRINT: Final = f"swapd-{__version__}"
 async def chat(request: web.Request) -> web.StreamResponse:
     body = read_chat(await read_object(request))
     messages = tuple(message.message for message in body.messages)
-    (unique,) = generation_ids(request, 1)
-    ask = _ask(request, body, unique, messages=messages)
-    return await give(request, [ask], ChatVoice(unique, body), streamed=bool(body.stream))
+    asks = [
+        _ask(request, body, unique, index, messages=messages)
+        for index, unique in enumerate(generation_ids(request, body.choices))
+    ]
+    return await give(request, asks, ChatVoice(asks[0].request.id, body), streamed=bool(body.stream))
 
 
 @routes.post("/v1/completions")
 async def complete(request: web.Request) -> web.StreamResponse:
     body = read_completion(await read_object(request))
+    ids = generation_ids(request, len(body.prompt) * body.choices)
     asks = [
-        _ask(request, body, unique, prompt=prompt, echo=bool(body.echo))
-        for unique, prompt in zip(generation_ids(request, len(body.prompt)), body.prompts, strict=True)
+        _ask(request, body, ids.pop(0), index, prompt=prompt, echo=bool(body.echo))
+        for prompt in body.prompts
+        for index in range(body.choices)
     ]
     return await give(request, asks, CompletionVoice(asks[0].request.id, body), streamed=bool(body.stream))
 
@@ -62,20 +70,30 @@ def _ask(
     request: web.Request,
     body: GenerationBody,
     unique: str,
+    index: int,
     messages: tuple[Message, ...] = (),
     prompt: str | tuple[int, ...] = "",
     echo: bool = False,
 ) -> Ask:
+    """`index`: which of a prompt's answers; each of a seeded request draws otherwise, and the same again."""
+    sampling = body.sampling
+    if sampling.seed is not None:
+        sampling = replace(sampling, seed=(sampling.seed + index) % _SEEDS)
     return Ask(
         model=body.model,
         request=GenerationRequest(
             id=unique,
             messages=messages,
             prompt=prompt,
-            sampling=body.sampling,
+            sampling=sampling,
             max_tokens=body.limit,
             stop=tuple(body.stop),
             echo=echo,
+            ignore_eos=bool(body.ignore_eos),
+            logit_bias=tuple(body.logit_bias),
+            logprobs=body.alternatives,
+            grammar=body.grammar or "",
+            schema=body.schema_text,
         ),
         defaults=DEFAULTS,
         keep_alive=body.keep_alive,
@@ -102,19 +120,38 @@ class _Voice(ABC):
         }
         # Who asks for usage gets the key in every chunk, null until the last.
         self._usage_key: dict[str, object] = {"usage": None} if body.stream and body.wants_usage else {}
-        self._spent: list[Usage] = []
+        self._choices = body.choices
+        self._tells = body.alternatives is not None
+        self._spent: dict[int, Usage] = {}
 
     def whole(self, wholes: Sequence[Whole]) -> object:
-        spent = _total([whole.ending.usage for whole in wholes])
+        self._spent = {index: whole.ending.usage for index, whole in enumerate(wholes)}
         return {
             **self._head,
             "choices": [
-                {**self.content(whole.text, index), "logprobs": None, "finish_reason": _finish(whole.ending)}
+                {
+                    **self.content(whole.text, index),
+                    "logprobs": self._told(whole.logprobs, index),
+                    "finish_reason": _finish(whole.ending),
+                }
                 for index, whole in enumerate(wholes)
             ],
-            "usage": _usage(spent),
-            "timings": timings(spent),
+            "usage": self._usage(),
+            "timings": timings(_total(list(self._spent.values()))),
         }
+
+    def _told(self, logprobs: Sequence[TokenLogprob], index: int) -> object:
+        return self.likelihoods(logprobs, index) if self._tells else None
+
+    def _usage(self) -> dict[str, object]:
+        """A prompt of several answers counts once."""
+        first = _total([usage for index, usage in self._spent.items() if index % self._choices == 0])
+        completion = sum(usage.completion for usage in self._spent.values())
+        return _usage(replace(first, completion=completion))
+
+    @abstractmethod
+    def likelihoods(self, logprobs: Sequence[TokenLogprob], index: int) -> dict[str, object]:
+        """Of the tokens of a piece."""
 
     @abstractmethod
     def content(self, text: str, index: int) -> dict[str, object]:
@@ -124,7 +161,7 @@ class _Voice(ABC):
         return b"data: " + encode({**self._head, "choices": choices, **self._usage_key, **more}) + b"\n\n"
 
     def closing(self) -> bytes:
-        usage = self.frame([], usage=_usage(_total(self._spent))) if self._usage_key else b""
+        usage = self.frame([], usage=self._usage()) if self._usage_key else b""
         return usage + b"data: [DONE]\n\n"
 
 
@@ -140,20 +177,34 @@ class ChatVoice(_Voice):
         return self._delta({"role": "assistant", "content": ""}, index)
 
     def piece(self, chunk: Chunk, index: int) -> bytes:
-        return self._delta({"content": chunk.text}, index)
+        return self._delta({"content": chunk.text}, index, logprobs=self._told(chunk.logprobs, index))
 
     def ending(self, ending: Ending, index: int) -> bytes:
-        self._spent.append(ending.usage)
+        self._spent[index] = ending.usage
         return self._delta({}, index, _finish(ending), timings=timings(ending.usage))
 
-    def _delta(self, delta: dict[str, object], index: int, finish: str | None = None, **more: object) -> bytes:
-        return self.frame([{"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}], **more)
+    def likelihoods(self, logprobs: Sequence[TokenLogprob], index: int) -> dict[str, object]:
+        return {"content": told_all(logprobs), "refusal": None}
+
+    def _delta(
+        self,
+        delta: dict[str, object],
+        index: int,
+        finish: str | None = None,
+        logprobs: object = None,
+        **more: object,
+    ) -> bytes:
+        return self.frame([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}], **more)
 
 
 class CompletionVoice(_Voice):
     prefix = "cmpl"
     whole_object = "text_completion"
     stream_object = "text_completion"
+
+    def __init__(self, unique: str, body: GenerationBody) -> None:
+        super().__init__(unique, body)
+        self._offsets: defaultdict[int, int] = defaultdict(int)
 
     def content(self, text: str, index: int) -> dict[str, object]:
         return {"index": index, "text": text}
@@ -162,14 +213,29 @@ class CompletionVoice(_Voice):
         return b""
 
     def piece(self, chunk: Chunk, index: int) -> bytes:
-        return self._text(chunk.text, index)
+        return self._text(chunk.text, index, logprobs=self._told(chunk.logprobs, index))
 
     def ending(self, ending: Ending, index: int) -> bytes:
-        self._spent.append(ending.usage)
+        self._spent[index] = ending.usage
         return self._text("", index, _finish(ending), timings=timings(ending.usage))
 
-    def _text(self, text: str, index: int, finish: str | None = None, **more: object) -> bytes:
-        return self.frame([{"index": index, "text": text, "logprobs": None, "finish_reason": finish}], **more)
+    def likelihoods(self, logprobs: Sequence[TokenLogprob], index: int) -> dict[str, object]:
+        tokens = [one.drawn.raw.decode("utf-8", "replace") for one in logprobs]
+        offsets = []
+        for token in tokens:
+            offsets.append(self._offsets[index])
+            self._offsets[index] += len(token)
+        return {
+            "tokens": tokens,
+            "token_logprobs": [one.drawn.logprob for one in logprobs],
+            "top_logprobs": [
+                {other.raw.decode("utf-8", "replace"): other.logprob for other in one.top} for one in logprobs
+            ],
+            "text_offset": offsets,
+        }
+
+    def _text(self, text: str, index: int, finish: str | None = None, logprobs: object = None, **more: object) -> bytes:
+        return self.frame([{"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}], **more)
 
 
 def _finish(ending: Ending) -> str:
@@ -183,6 +249,8 @@ def _total(spent: Sequence[Usage]) -> Usage:
         completion=sum(usage.completion for usage in spent),
         prompt_s=sum(usage.prompt_s for usage in spent),
         completion_s=sum(usage.completion_s for usage in spent),
+        drafted=sum(usage.drafted for usage in spent),
+        accepted=sum(usage.accepted for usage in spent),
     )
 
 

@@ -5,42 +5,32 @@ Used by `openai.py`; knows no answer.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from swapd.api.bodies import is_among, is_empty, parse, refuse
-from swapd.api.fields import MAX_MESSAGES, Absent, Body, KeepAlive, Limit, Sampled, Stops, Text
+from swapd.api.constrained import Alternatives, GrammarText, LogitBias, ResponseFormat, SchemaText
+from swapd.api.fields import MAX_MESSAGES, Absent, Body, KeepAlive, Limit, Sampled, Stops, Text, Whole
+from swapd.errors import InvalidRequest
 from swapd.generation import Message, Role
 from swapd.units import Tokens
 
-_MAX_PROMPTS: Final = 128
+MAX_CHOICES: Final = 128
+"""Answers to one request: prompts times `n`."""
 
-_UNSERVED: Final[Mapping[str, Callable[[Any], bool]]] = {
-    "n": is_among(1, 1.0),
-    "logprobs": is_among(False),
-    "logit_bias": is_empty,
-    "response_format": is_among({"type": "text"}),
-    "grammar": is_empty,
-    "json_schema": is_empty,
-}
 _UNSERVED_CHAT: Final[Mapping[str, Callable[[Any], bool]]] = {
-    **_UNSERVED,
     "tools": is_empty,
     "tool_choice": is_among("none", "auto"),
     "functions": is_empty,
     "function_call": is_among("none", "auto"),
-    "top_logprobs": is_among(0),
     "audio": is_empty,
     "modalities": is_among([], ["text"]),
     "web_search_options": lambda _: False,
 }
-_UNSERVED_COMPLETION: Final[Mapping[str, Callable[[Any], bool]]] = {
-    **_UNSERVED,
-    "best_of": is_among(1, 1.0),
-    "suffix": is_empty,
-}
+_UNSERVED_COMPLETION: Final[Mapping[str, Callable[[Any], bool]]] = {"suffix": is_empty}
 
 
 def _prompts(given: Any) -> Any:
@@ -50,8 +40,8 @@ def _prompts(given: Any) -> Any:
     if not isinstance(given, list) or not given:
         raise ValueError("a string, a list of token numbers, or a list of these is expected")
     prompts = [given] if _is_tokens(given) else given
-    if len(prompts) > _MAX_PROMPTS:
-        raise ValueError(f"at most {_MAX_PROMPTS} prompts are allowed")
+    if len(prompts) > MAX_CHOICES:
+        raise ValueError(f"at most {MAX_CHOICES} prompts are allowed")
     if not all(isinstance(prompt, str) or (_is_tokens(prompt) and prompt) for prompt in prompts):
         raise ValueError("a string, a list of token numbers, or a list of these is expected")
     return prompts
@@ -92,6 +82,26 @@ class GenerationBody(Sampled):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     keep_alive: KeepAlive = None
+    n: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
+    logit_bias: LogitBias = Field(default_factory=list)
+    ignore_eos: bool | None = None
+    response_format: ResponseFormat = None
+    json_schema: SchemaText = None
+    grammar: GrammarText | None = None
+
+    @property
+    def choices(self) -> int:
+        """Answers wanted of each prompt."""
+        return self.n or 1
+
+    @property
+    @abstractmethod
+    def alternatives(self) -> int | None:
+        """How many are told beside each token; None: no logarithms."""
+
+    @property
+    def schema_text(self) -> str | None:
+        return self.response_format if self.json_schema is None else self.json_schema
 
     @property
     def wants_usage(self) -> bool:
@@ -103,9 +113,18 @@ class GenerationBody(Sampled):
         return None if self.max_tokens == -1 else self.max_tokens
 
 
+G = TypeVar("G", bound=GenerationBody)
+
+
 class ChatBody(GenerationBody):
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Limit | None = None
+    logprobs: bool | None = None
+    top_logprobs: Alternatives | None = None
+
+    @property
+    def alternatives(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def limit(self) -> Tokens | None:
@@ -116,6 +135,12 @@ class ChatBody(GenerationBody):
 class CompletionBody(GenerationBody):
     prompt: Annotated[list[str | list[int]], BeforeValidator(_prompts)]
     echo: bool | None = None
+    logprobs: Alternatives | None = None
+    best_of: Whole | None = None
+
+    @property
+    def alternatives(self) -> int | None:
+        return self.logprobs
 
     @property
     def prompts(self) -> list[str | tuple[int, ...]]:
@@ -125,10 +150,27 @@ class CompletionBody(GenerationBody):
 def read_chat(body: Mapping[str, Any]) -> ChatBody:
     """Raises InvalidRequest."""
     refuse(body, _UNSERVED_CHAT)
-    return parse(ChatBody, body)
+    chat = parse(ChatBody, body)
+    if chat.top_logprobs and not chat.logprobs:
+        raise InvalidRequest("cannot tell 'top_logprobs' without 'logprobs': true", "top_logprobs")
+    return _checked(chat)
 
 
 def read_completion(body: Mapping[str, Any]) -> CompletionBody:
     """Raises InvalidRequest."""
     refuse(body, _UNSERVED_COMPLETION)
-    return parse(CompletionBody, body)
+    completion = parse(CompletionBody, body)
+    if completion.best_of not in (None, completion.choices):
+        raise InvalidRequest("cannot serve 'best_of' other than 'n': all answers are given, none is chosen", "best_of")
+    if completion.echo and completion.logprobs is not None:
+        raise InvalidRequest("cannot serve 'logprobs' with 'echo': a prompt's own are not computed", "logprobs")
+    if len(completion.prompt) * completion.choices > MAX_CHOICES:
+        raise InvalidRequest(f"cannot give more than {MAX_CHOICES} answers at once: prompts times 'n'", "n")
+    return _checked(completion)
+
+
+def _checked(body: G) -> G:
+    given = [name for name in ("response_format", "json_schema", "grammar") if getattr(body, name)]
+    if len(given) > 1:
+        raise InvalidRequest(f"cannot follow both {given[0]!r} and {given[1]!r}: give one of them", given[1])
+    return body

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 
@@ -138,17 +138,8 @@ def _entry(model: Model) -> ModelEntry:
 
 
 def _sampling(options: Options) -> Sampling:
-    return Sampling(
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        min_p=options.min_p,
-        repeat_penalty=options.repeat_penalty,
-        repeat_last_n=options.repeat_last_n,
-        presence_penalty=options.presence_penalty,
-        frequency_penalty=options.frequency_penalty,
-        seed=_unless_negative(options.seed),
-    )
+    said = {field.name: getattr(options, field.name) for field in fields(Sampling)}
+    return Sampling(**said | {"seed": _unless_negative(options.seed)})
 
 
 def _unless_negative(number: int | None) -> int | None:

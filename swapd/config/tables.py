@@ -120,6 +120,21 @@ class Options(Table):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     seed: Annotated[int | None, Field(ge=-1, lt=2**32)] = None
+    typical_p: Annotated[float | None, Field(ge=0, le=1)] = None
+    top_n_sigma: Annotated[float | None, Field(ge=-1, le=100)] = None
+    min_keep: Count | None = None
+    xtc_probability: Annotated[float | None, Field(ge=0, le=1)] = None
+    xtc_threshold: Annotated[float | None, Field(ge=0, le=1)] = None
+    dynatemp_range: Annotated[float | None, Field(ge=0, le=100)] = None
+    dynatemp_exponent: Annotated[float | None, Field(ge=0, le=100)] = None
+    mirostat: Annotated[int | None, Field(ge=0, le=2)] = None
+    mirostat_tau: Annotated[float | None, Field(ge=0, le=100)] = None
+    mirostat_eta: Annotated[float | None, Field(ge=0, le=1)] = None
+    dry_multiplier: Annotated[float | None, Field(ge=0, le=100)] = None
+    dry_base: Annotated[float | None, Field(ge=1, le=100)] = None
+    dry_allowed_length: Count | None = None
+    dry_penalty_last_n: Annotated[int | None, Field(ge=-1, lt=2**31)] = None
+    dry_sequence_breakers: Texts | None = Field(default=None, validate_default=False)
     max_tokens: Annotated[int | None, Field(ge=-2, lt=2**31)] = None
     num_predict: Annotated[int | None, Field(ge=-2, lt=2**31)] = None
     stop: Texts = ()

@@ -17,14 +17,12 @@ import numpy.typing as npt
 from llguidance import LLMatcher, LLTokenizer
 
 from swapd.errors import InvalidRequest
-from swapd.generation import GenerationRequest
-from swapd.units import Bytes, KiB
+from swapd.generation import MAX_GRAMMAR, GenerationRequest
 from swapd.worker import schemas
 from swapd.worker.chain import Candidates
 from swapd.worker.llama import Vocabulary
 
 LARK: Final = "%llguidance"
-MAX_GRAMMAR: Final[Bytes] = 256 * KiB
 MAX_DEPTH: Final = 128
 """Of groups in groups: llama.cpp's parser is recursive, and its stack is the process's."""
 

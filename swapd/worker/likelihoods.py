@@ -14,7 +14,6 @@ from swapd.generation import Likelihood, TokenLogprob
 from swapd.worker.llama import Vocabulary
 from swapd.worker.penalties import Logits
 
-MAX_TOP: Final = 128
 _LEAST: Final = -9999.0
 """Told for what could not be drawn at all: JSON has no infinities."""
 

@@ -12,11 +12,11 @@ from typing import Final
 import numpy as np
 
 from swapd.errors import InvalidRequest
-from swapd.generation import GenerationRequest, TokenLogprob
+from swapd.generation import MAX_TOP, GenerationRequest, TokenLogprob
 from swapd.units import Tokens
 from swapd.worker import chain
 from swapd.worker.constraints import Constraint
-from swapd.worker.likelihoods import MAX_TOP, likelihoods
+from swapd.worker.likelihoods import likelihoods
 from swapd.worker.llama import Vocabulary
 from swapd.worker.penalties import Logits, Penalties
 

@@ -103,7 +103,10 @@ async def test_options_reach_the_gateway(client: Client, gateway: ScriptedGatewa
         "use_mmap": True,
         "num_thread": 4,
         "num_keep": 4,
-        "typical_p": 1,
+        "typical_p": 0.9,
+        "mirostat": 2,
+        "mirostat_tau": 4,
+        "mirostat_eta": 0.2,
         "no_such_option": {},
     }
     assert (await client.post(CHAT, json=a_chat(options=options, keep_alive="30m"))).status == 200
@@ -118,6 +121,10 @@ async def test_options_reach_the_gateway(client: Client, gateway: ScriptedGatewa
         presence_penalty=0.5,
         frequency_penalty=-0.5,
         seed=42,
+        typical_p=0.9,
+        mirostat=2,
+        mirostat_tau=4,
+        mirostat_eta=0.2,
     )
     assert ask.request.stop == ("a", "b")
     assert ask.request.max_tokens == 5
@@ -150,14 +157,14 @@ async def test_what_changes_nothing_is_ignored(client: Client, harmless: dict[st
     [
         (GENERATE, a_prompt(think=True), "think"),
         (GENERATE, a_prompt(think="low"), "think"),
-        (GENERATE, a_prompt(format="json"), "format"),
-        (CHAT, a_chat(format={"type": "object"}), "format"),
+        (GENERATE, a_prompt(format="xml"), "format"),
+        (CHAT, a_chat(format=["object"]), "format"),
         (GENERATE, a_prompt(images=["aGk="]), "images"),
         (GENERATE, a_prompt(suffix="x"), "suffix"),
         (GENERATE, a_prompt(template="{{ .Prompt }}"), "template"),
         (GENERATE, a_prompt(context=[1, 2]), "context"),
         (GENERATE, a_prompt(raw=True, system="x"), "system"),
-        (GENERATE, a_prompt(logprobs=True), "logprobs"),
+        (GENERATE, a_prompt(top_logprobs=3), "top_logprobs"),
         (CHAT, a_chat(tools=[{}]), "tools"),
         (CHAT, a_chat(messages=[{"role": "user", "content": "x", "images": ["aGk="]}]), "messages[0].images"),
         (CHAT, a_chat(messages=[{"role": "assistant", "tool_calls": [{}]}]), "messages[0].tool_calls"),
