@@ -5,11 +5,22 @@ Made by `host/catalog.py` from files and settings; used by `runtime/gateway.py` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 from swapd.core.model import Variant
-from swapd.generation import Sampling
+from swapd.generation import GenerationRequest, Message, Role, Sampling
 from swapd.units import Bytes, Seconds, Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """One `[models."name".presets.…]` table: what requests get that ask for `name:preset` and do not say themselves."""
+
+    sampling: Sampling = field(default=Sampling())
+    max_tokens: Tokens | None = None
+    stop: tuple[str, ...] = ()
+    system: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +42,40 @@ class ModelEntry:
     sampling: Sampling = field(default=Sampling())
     max_tokens: Tokens | None = None
     stop: tuple[str, ...] = ()
+    system: str = ""
+    """The system prompt of conversations that bring none."""
+    template: str = ""
+    """A chat template (Jinja2) instead of the file's own."""
+    presets: tuple[tuple[str, Preset], ...] = ()
+
+    def with_preset(self, name: str) -> ModelEntry | None:
+        """This entry with the preset's values before its own; None: there is no such preset."""
+        known = [preset for known, preset in self.presets if known == name]
+        known = known or [preset for known, preset in self.presets if known.casefold() == name.casefold()]
+        if len(known) != 1:
+            return None
+        preset = known[0]
+        return replace(
+            self,
+            sampling=preset.sampling.over(self.sampling),
+            max_tokens=self.max_tokens if preset.max_tokens is None else preset.max_tokens,
+            stop=preset.stop or self.stop,
+            system=preset.system or self.system,
+        )
+
+    def applied(self, request: GenerationRequest, defaults: Sampling) -> GenerationRequest:
+        """The request with the owner's word, and then the defaults, where it says nothing itself."""
+        turns = request.messages
+        if turns and self.system and not any(turn.role in (Role.SYSTEM, Role.DEVELOPER) for turn in turns):
+            turns = (Message(Role.SYSTEM, self.system), *turns)
+        return replace(
+            request,
+            messages=turns,
+            template=request.template or (self.template if turns else ""),
+            sampling=request.sampling.over(self.sampling).over(defaults),
+            max_tokens=self.max_tokens if request.max_tokens is None else request.max_tokens,
+            stop=request.stop or self.stop,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +99,11 @@ class Model:
     quantization: str = ""
     template: bool = True
     """The file has a chat template."""
+
+    @property
+    def offered(self) -> Iterator[tuple[str, Model]]:
+        """The names to list it under, its own and those of its presets, with what each stands for."""
+        yield self.name, self
+        for preset, _ in self.entry.presets:
+            if (entry := self.entry.with_preset(preset)) is not None:
+                yield f"{self.name}:{preset}", replace(self, entry=entry)

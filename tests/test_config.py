@@ -20,7 +20,7 @@ from swapd.core.messages import Overflow, Policy, Ranking
 from swapd.errors import InvalidConfig
 from swapd.generation import Sampling
 from swapd.host.listen import TcpAddress, UnixAddress
-from swapd.served import ModelEntry
+from swapd.served import ModelEntry, Preset
 from swapd.units import FOREVER, GiB, MiB
 
 DOCUMENTED = Path(__file__).parents[1] / "config.toml"
@@ -443,12 +443,41 @@ options = { top_q = 3 }
         ("[models.a.options]\nseed = 4294967296", '[models."a"] options.seed'),
         ('[models.a.options]\nstop = [""]', '[models."a"] options.stop'),
         ("[models.a.options]\nmax_tokens = 1\nnum_predict = 1", '[models."a"] options.num_predict'),
+        ("[models.a.presets.x]\nmax_tokens = 1\nnum_predict = 1", '[models."a"] presets.x.num_predict'),
+        ("[models.a.presets.x]\ntop_p = 2", '[models."a"] presets.x.top_p'),
+        ("[models.a.presets.x]\ntop_q = 2", '[models."a"] presets.x.top_q = 2: no such key; did you mean top_p?'),
+        ('[models.a.presets."x:y"]\ntop_p = 1', '[models."a"] presets.x:y'),
+        ("[models.a.presets.latest]\ntop_p = 1", '[models."a"] presets.latest'),
+        ("[models.a]\nsystem = 3", '[models."a"] system'),
+        ('[models.a]\ntemplate = "absent.jinja"', '[models."a"] template'),
         ("[routes]\nchat = 3", "[routes] chat"),
     ],
 )
 def test_what_is_impossible_is_refused_by_key(text: str, key: str, problems: Callable[..., list[str]]) -> None:
     (problem,) = problems(text)
     assert re.match(r"config\.toml:\d: " + re.escape(key), problem), problem
+
+
+def test_a_model_has_a_prompt_a_template_and_presets(loaded: Load, tmp_path: Path) -> None:
+    (tmp_path / "own.jinja").write_text("{{ messages }}")
+    entry = loaded(
+        """
+        [models.a]
+        system = "Be kind."
+        template = "own.jinja"
+        [models.a.presets.precise]
+        temperature = 0.1
+        stop = "END"
+        [models.a.presets.pirate]
+        system = "Arr."
+        num_predict = 9
+        """
+    ).entries["a"]
+    assert (entry.system, entry.template) == ("Be kind.", "{{ messages }}")
+    assert entry.presets == (
+        ("precise", Preset(Sampling(temperature=0.1), stop=("END",))),
+        ("pirate", Preset(system="Arr.", max_tokens=9)),
+    )
 
 
 def test_small_kv_types_need_flash_attention(problems: Callable[..., list[str]], loaded: Load) -> None:

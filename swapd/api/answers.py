@@ -6,7 +6,7 @@ Used by the dialects that generate; a dialect brings its words as a `Voice`. Dec
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
@@ -59,19 +59,34 @@ class Voice(Protocol):
         """After the last ending."""
 
 
-async def give(request: web.Request, asks: Sequence[Ask], voice: Voice, *, streamed: bool) -> web.StreamResponse:
+Epilogue: TypeAlias = Callable[[str], Awaitable[None]]
+"""Awaited with the text of an only answer when it is complete, before the voice says how it ended."""
+
+
+async def give(
+    request: web.Request, asks: Sequence[Ask], voice: Voice, *, streamed: bool, epilogue: Epilogue | None = None
+) -> web.StreamResponse:
     """The response to these asks (at least one). Raises what the gateway raises, while nothing has been sent."""
     gateway = request.app[GATEWAY]
     if not streamed:
         wholes = await _together([_whole(gateway, ask) for ask in asks])
+        if epilogue is not None:
+            await epilogue(wholes[0].text)
         return json_answer(voice.whole(wholes), headers=answer_headers(wholes[0].answer))
 
     def say(item: Item) -> bytes:
         index, what = item
         return voice.piece(what, index) if isinstance(what, Chunk) else voice.ending(what, index)
 
+    texts: list[str] = []
+    last: list[Ending] = []
+
     def say_only(what: Chunk | Ending) -> bytes:
-        return voice.piece(what, 0) if isinstance(what, Chunk) else voice.ending(what, 0)
+        if isinstance(what, Ending):
+            last.append(what)
+            return b""
+        texts.append(what.text)
+        return voice.piece(what, 0)
 
     async def work(out: Stream) -> None:
         if len(asks) == 1:
@@ -79,6 +94,9 @@ async def give(request: web.Request, asks: Sequence[Ask], voice: Voice, *, strea
                 await out.open(answer_headers(answer))
                 out.put(voice.opening(answer, 0))
                 await out.send_all(answer, say_only)
+            if epilogue is not None:
+                await epilogue("".join(texts))
+            out.put(voice.ending(last[0], 0))
         else:
             async with _several(gateway, asks, out.watch) as answers:
                 await out.open(answer_headers(answers.first))

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from aiohttp import hdrs, web
 
-from swapd.api import admin, anthropic, llamaserver, models, ollama, openai, responses, watching
+from swapd.api import admin, anthropic, llamaserver, models, ollama, ollama_files, openai, responses, watching
 from swapd.api.calls import GATEWAY, GUARD, REQUEST_ID, json_answer, new_request_id
 from swapd.api.failures import Dialect, Failure, failure_of
 from swapd.api.guard import Guard, GuardSettings, is_preflight
@@ -32,7 +32,7 @@ def make_app(gateway: Gateway, guard: GuardSettings) -> web.Application:
     app = web.Application(middlewares=[_frame])
     app[GATEWAY] = gateway
     app[GUARD] = Guard(guard)
-    for dialect in (models, openai, responses, anthropic, ollama, llamaserver, admin, watching):
+    for dialect in (models, openai, responses, anthropic, ollama, ollama_files, llamaserver, admin, watching):
         app.add_routes(dialect.routes)
     app.on_response_prepare.append(_finish_headers)
     return app

@@ -57,7 +57,8 @@ def parse(kind: type[B], body: Mapping[str, Any]) -> B:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
         why = first["msg"].removeprefix("Value error, ")
-        raise InvalidRequest(f"cannot read {name!r}: {why[:1].lower()}{why[1:]}", name or None) from None
+        what = repr(name) if name else "the body"
+        raise InvalidRequest(f"cannot read {what}: {why[:1].lower()}{why[1:]}", name or None) from None
 
 
 def refuse(body: Mapping[str, Any], unserved: Mapping[str, Callable[[Any], bool]]) -> None:

@@ -42,7 +42,7 @@ class Guard:
 
     def check(self, request: web.BaseRequest) -> None:
         """Raises Forbidden for a foreign Host or Origin, Unauthorized for a key that is missing or wrong."""
-        local = _is_unix(request)
+        local = is_unix(request)
         self._check_host(request, local)
         self._check_origin(request)
         # A preflight cannot carry the key: what it asks for is checked when it comes.
@@ -122,6 +122,7 @@ def is_preflight(request: web.BaseRequest) -> bool:
     )
 
 
-def _is_unix(request: web.BaseRequest) -> bool:
+def is_unix(request: web.BaseRequest) -> bool:
+    """It came by the Unix socket, whose mode says who may."""
     connection = request.transport.get_extra_info("socket") if request.transport is not None else None
     return connection is not None and connection.family == socket.AF_UNIX

@@ -20,13 +20,14 @@ routes = web.RouteTableDef()
 async def list_models(request: web.Request) -> web.Response:
     gateway = request.app[GATEWAY]
     await gateway.refresh()
-    served = [model for model in gateway.models() if model.variant is not None and not model.shadowed]
+    usable = [model for model in gateway.models() if model.variant is not None and not model.shadowed]
+    served = [offer for model in usable for offer in model.offered]
     if Dialect.of(request) is Dialect.ANTHROPIC:
-        names = [model.name for model in served]
+        names = [name for name, _ in served]
         ends = {"first_id": names[0] if names else None, "last_id": names[-1] if names else None}
-        data = [_for_anthropic(model, model.name) for model in served]
+        data = [_for_anthropic(model, name) for name, model in served]
         return json_answer({"data": data, "has_more": False, **ends})
-    return json_answer({"object": "list", "data": [_for_openai(model, model.name) for model in served]})
+    return json_answer({"object": "list", "data": [_for_openai(model, name) for name, model in served]})
 
 
 @routes.get("/v1/models/{id:.+}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -20,9 +21,10 @@ from swapd.api.bodies import read_object
 from swapd.api.calls import GATEWAY, encode, generation_ids, json_answer, priority, session
 from swapd.api.constrained import told_all
 from swapd.api.ollama_bodies import ChatBody, GenerateBody, Options, read_chat, read_generate, read_name
-from swapd.api.ollama_models import running_document, show_document, tag_document
+from swapd.api.ollama_memory import Memory
+from swapd.api.ollama_models import leaves_at, running_document, show_document, tag_document
 from swapd.api.stream import NDJSON, Framing
-from swapd.errors import Forbidden, InvalidRequest
+from swapd.errors import InvalidRequest
 from swapd.generation import Chunk, Ending, GenerationRequest, Message, Sampling, StopReason, TokenLogprob
 from swapd.runtime.gateway import Answer, Ask
 from swapd.units import Seconds
@@ -56,22 +58,24 @@ async def version(request: web.Request) -> web.Response:
 async def tags(request: web.Request) -> web.Response:
     gateway = request.app[GATEWAY]
     await gateway.refresh()
-    served = [model for model in gateway.models() if model.variant is not None and not model.shadowed]
-    return json_answer({"models": [tag_document(model) for model in served]})
+    usable = [model for model in gateway.models() if model.variant is not None and not model.shadowed]
+    return json_answer({"models": [tag_document(name, model) for model in usable for name, model in model.offered]})
 
 
 @routes.get("/api/ps")
 async def running(request: web.Request) -> web.Response:
     gateway, now = request.app[GATEWAY], datetime.now(UTC)
     known = {model.name: model for model in gateway.models() if not model.shadowed}
-    residents = [running_document(one, known.get(one.name), now) for one in gateway.residents()]
-    return json_answer({"models": residents})
+    longest_first = sorted(gateway.residents(), key=lambda one: leaves_at(one, now), reverse=True)
+    return json_answer({"models": [running_document(one, known.get(one.name), now) for one in longest_first]})
 
 
 @routes.post("/api/show")
 async def show(request: web.Request) -> web.Response:
     name = read_name(await read_object(request))
-    return json_answer(show_document(await request.app[GATEWAY].find(name)))
+    gateway = request.app[GATEWAY]
+    model = await gateway.find(name)
+    return json_answer(show_document(model, await gateway.questions.describe(name)))
 
 
 @routes.post("/api/generate")
@@ -79,11 +83,21 @@ async def generate(request: web.Request) -> web.StreamResponse:
     body = read_generate(await read_object(request))
     await _check_context(request, body.model, body.options)
     voice = GenerateVoice(body.model)
-    if not body.prompt:
+    if not body.prompt and not body.suffix:
         return await _load(request, body, voice)
-    prompt = body.prompt if body.raw else ""
-    ask = _ask(request, body, messages=body.messages, prompt=prompt)
-    return await give(request, [ask], voice, streamed=body.is_streamed)
+    ask = _ask(request, body, messages=body.messages, prompt=(body.prompt or "") if body.is_verbatim else "")
+    wanted = replace(ask.request, suffix=body.suffix or None, template=body.template or "")
+    if body.is_verbatim:
+        return await give(request, [replace(ask, request=wanted)], voice, streamed=body.is_streamed)
+    memory = Memory(request.app[GATEWAY].questions, body.model)
+    if body.context:
+        wanted = await memory.wait_recalled(wanted, tuple(body.context))
+
+    async def remember(text: str) -> None:
+        voice.context = await memory.wait_kept(wanted, text)
+
+    asks = [replace(ask, request=wanted)]
+    return await give(request, asks, voice, streamed=body.is_streamed, epilogue=remember)
 
 
 @routes.post("/api/chat")
@@ -95,15 +109,6 @@ async def chat(request: web.Request) -> web.StreamResponse:
         return await _load(request, body, voice)
     ask = _ask(request, body, messages=body.turns)
     return await give(request, [ask], voice, streamed=body.is_streamed)
-
-
-@routes.post("/api/create")
-@routes.post("/api/push")
-@routes.post("/api/copy")
-@routes.delete("/api/delete")
-async def refuse_change(request: web.Request) -> web.Response:
-    what = request.path.rpartition("/")[2]
-    raise Forbidden(f"cannot {what} models here: they are files, which swapd only reads")
 
 
 async def _load(request: web.Request, body: GenerateBody | ChatBody, voice: _Voice) -> web.Response:
@@ -204,8 +209,15 @@ class _Voice(ABC):
 
 
 class GenerateVoice(_Voice):
+    context: tuple[int, ...] = ()
+    """All tokens of the conversation, for the request that goes on with it."""
+
     def content(self, text: str) -> dict[str, object]:
         return {"response": text}
+
+    def _figures(self, ending: Ending) -> dict[str, object]:
+        figures = super()._figures(ending)
+        return {**figures, "context": self.context} if self.context else figures
 
 
 class ChatVoice(_Voice):

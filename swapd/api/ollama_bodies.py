@@ -5,10 +5,11 @@ Used by `ollama.py`; knows no answer.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from swapd.api.bodies import is_among, is_empty, parse, refuse
 from swapd.api.constrained import Alternatives, JsonOrSchema
@@ -20,18 +21,29 @@ from swapd.units import Tokens
 _UNSERVED: Final[Mapping[str, Callable[[Any], bool]]] = {
     "think": is_among(False),
 }
-_UNSERVED_GENERATE: Final[Mapping[str, Callable[[Any], bool]]] = {
-    **_UNSERVED,
-    "images": is_empty,
-    "suffix": is_empty,
-    "template": is_empty,
-    "context": is_empty,
-}
 _UNSERVED_CHAT: Final[Mapping[str, Callable[[Any], bool]]] = {**_UNSERVED, "tools": is_empty}
 
 
 def _present(given: Any) -> Any:
     return {} if given is None else given
+
+
+def _unseen(given: Any) -> Any:
+    if given:
+        raise ValueError("no model here sees images: none is served with a projector")
+    return None
+
+
+def _template(given: Any) -> Any:
+    if isinstance(given, str) and _GO_TEMPLATE.search(given):
+        raise ValueError("a Jinja2 template is expected, as model files hold them; this is one of Go's")
+    return given
+
+
+_GO_TEMPLATE: Final = re.compile(r"\{\{-?\s*(?:\.[A-Z]|(?:if|range|end|else|with)\b)")
+Images = Annotated[None, BeforeValidator(_unseen)]
+Context = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], BeforeValidator(lambda given: given or [])]
+"""Tokens of a conversation so far, from the answer before."""
 
 
 class Options(Sampled):
@@ -57,6 +69,10 @@ class NameBody(Body):
     model: Annotated[str, Field(min_length=1, max_length=1024)]
 
 
+class PullBody(NameBody):
+    stream: bool | None = None
+
+
 class _Generation(NameBody):
     stream: bool | None = None
     options: Annotated[Options, BeforeValidator(_present)] = Options()
@@ -70,6 +86,10 @@ class _Generation(NameBody):
         """How many are told beside each token; None: no logarithms."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
+    truncate: bool | None = None
+    """As `shift`, changes nothing: prompts are never cut, and an answer ends where its context does."""
+    shift: bool | None = None
+
     @property
     def is_streamed(self) -> bool:
         return self.stream is not False
@@ -80,13 +100,30 @@ G = TypeVar("G", bound=_Generation)
 
 class GenerateBody(_Generation):
     prompt: str | None = None
+    suffix: str | None = None
     system: str | None = None
+    template: Annotated[str | None, BeforeValidator(_template)] = None
+    context: Context = Field(default_factory=list)
     raw: bool | None = None
+    images: Images = None
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> GenerateBody:
+        for name in ("system", "template", "context") if self.is_verbatim else ():
+            if getattr(self, name):
+                mode = "in raw mode" if self.raw else "with a suffix"
+                raise ValueError(f"{name!r} has no place {mode}: the prompt is read as it is")
+        return self
+
+    @property
+    def is_verbatim(self) -> bool:
+        """No template: the prompt is read as it is, or what belongs between it and the suffix is wanted."""
+        return bool(self.raw or self.suffix)
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """The turns that the model's chat template gets; none in raw mode."""
-        if self.raw:
+        """The turns that the model's chat template gets; none where there is no template."""
+        if self.is_verbatim:
             return ()
         system = (Message(Role.SYSTEM, self.system),) if self.system else ()
         return (*system, Message(Role.USER, self.prompt or ""))
@@ -95,7 +132,7 @@ class GenerateBody(_Generation):
 class ChatMessage(Body):
     role: Literal["system", "user", "assistant", "tool"]
     content: str | None = None
-    images: Absent = None
+    images: Images = None
     tool_calls: Absent = None
 
 
@@ -109,11 +146,8 @@ class ChatBody(_Generation):
 
 def read_generate(body: Mapping[str, Any]) -> GenerateBody:
     """Raises InvalidRequest."""
-    refuse(body, _UNSERVED_GENERATE)
-    generate = _checked(parse(GenerateBody, body))
-    if generate.raw and generate.system:
-        raise InvalidRequest("cannot serve 'system' in raw mode: the prompt is read as it is", "system")
-    return generate
+    refuse(body, _UNSERVED)
+    return _checked(parse(GenerateBody, body))
 
 
 def read_chat(body: Mapping[str, Any]) -> ChatBody:
@@ -129,5 +163,15 @@ def _checked(body: G) -> G:
 
 
 def read_name(body: Mapping[str, Any]) -> str:
-    """The model that `/api/show` is asked about; older clients say `name`. Raises InvalidRequest."""
-    return parse(NameBody, {"model": body.get("model") or body.get("name")}).model
+    """The model that `/api/show` is asked about. Raises InvalidRequest."""
+    return parse(NameBody, _renamed(body)).model
+
+
+def read_pull(body: Mapping[str, Any]) -> PullBody:
+    """Raises InvalidRequest."""
+    return parse(PullBody, _renamed(body))
+
+
+def _renamed(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Older clients say `name`."""
+    return {**body, "model": body.get("model") or body.get("name")}

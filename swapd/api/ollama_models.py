@@ -5,9 +5,12 @@ Used by `ollama.py`; reads values, asks nobody.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
+from swapd.questions import Described
 from swapd.runtime.status import ResidentStatus
 from swapd.served import Model
 
@@ -17,10 +20,10 @@ _NEVER: Final = datetime(2318, 1, 1, tzinfo=UTC)
 _LEAVING: Final = frozenset({"draining", "unloading"})
 
 
-def tag_document(model: Model) -> dict[str, object]:
+def tag_document(name: str, model: Model) -> dict[str, object]:
     return {
-        "name": model.name,
-        "model": model.name,
+        "name": name,
+        "model": name,
         "modified_at": _modified(model),
         "size": model.size,
         "digest": model.digest,
@@ -28,35 +31,62 @@ def tag_document(model: Model) -> dict[str, object]:
     }
 
 
+def leaves_at(resident: ResidentStatus, now: datetime) -> datetime:
+    # Clients show a moment that has passed as "Stopping...".
+    return now if resident.state in _LEAVING else resident.expires_at or _NEVER
+
+
 def running_document(resident: ResidentStatus, model: Model | None, now: datetime) -> dict[str, object]:
     """`model` None: its file has left the catalog since it was loaded."""
-    # Clients show a moment that has passed as "Stopping...".
-    expires_at = now if resident.state in _LEAVING else resident.expires_at or _NEVER
     return {
         "name": resident.name,
         "model": resident.name,
         "size": resident.size,
         "digest": model.digest if model is not None else "",
         "details": _details(model) if model is not None else {},
-        "expires_at": expires_at,
+        "expires_at": leaves_at(resident, now),
         "size_vram": resident.vram,
         "context_length": resident.context,
     }
 
 
-def show_document(model: Model) -> dict[str, object]:
+def show_document(model: Model, described: Described) -> dict[str, object]:
     """For a model that can be used."""
+    parameters = [f"{name} {value}" for name, value in _parameters(model)]
     return {
+        "license": "",
+        "modelfile": _modelfile(model, described.template, parameters),
+        "parameters": "\n".join(parameters),
+        "template": described.template,
+        "system": model.entry.system,
         "details": _details(model),
-        "model_info": _information(model),
-        "parameters": "\n".join(f"{name} {value}" for name, value in _parameters(model)),
-        "template": "the file's own" if model.template else "ChatML (the file has none)",
-        "capabilities": ["completion"],
+        "messages": [],
+        "model_info": _information(model, described),
+        "capabilities": _capabilities(described),
         "modified_at": _modified(model),
     }
 
 
+def _capabilities(described: Described) -> list[str]:
+    """What the template and the vocabulary give away."""
+    known = {
+        "completion": True,
+        "tools": re.search(r"\btools\b", described.template),
+        "insert": described.can_infill,
+        "thinking": re.search(r"enable_thinking|<think>|reasoning_content|\bthinking\b", described.template),
+    }
+    return [name for name, has in known.items() if has]
+
+
+def _modelfile(model: Model, template: str, parameters: Sequence[str]) -> str:
+    lines = [f"FROM {model.path}", f'TEMPLATE """{template}"""']
+    if model.entry.system:
+        lines.append(f'SYSTEM """{model.entry.system}"""')
+    return "\n".join([*lines, *(f"PARAMETER {parameter}" for parameter in parameters)])
+
+
 def _details(model: Model) -> dict[str, object]:
+    variant = model.variant
     return {
         "parent_model": "",
         "format": "gguf",
@@ -64,6 +94,7 @@ def _details(model: Model) -> dict[str, object]:
         "families": [model.family] if model.family else [],
         "parameter_size": parameter_size(model.parameters),
         "quantization_level": model.quantization,
+        **({"context_length": variant.context, "embedding_length": variant.shape.embedding} if variant else {}),
     }
 
 
@@ -75,7 +106,7 @@ def parameter_size(parameters: int) -> str:
     return str(parameters)
 
 
-def _information(model: Model) -> dict[str, object]:
+def _information(model: Model, described: Described) -> dict[str, object]:
     information: dict[str, object] = {
         "general.architecture": model.family,
         "general.parameter_count": model.parameters,
@@ -86,6 +117,11 @@ def _information(model: Model) -> dict[str, object]:
         information[f"{shape.architecture}.context_length"] = shape.trained_context
         information[f"{shape.architecture}.embedding_length"] = shape.embedding
         information[f"{shape.architecture}.block_count"] = shape.layers
+        information[f"{shape.architecture}.attention.head_count"] = shape.heads
+        information[f"{shape.architecture}.attention.head_count_kv"] = max(shape.kv_heads, default=0)
+        information[f"{shape.architecture}.attention.key_length"] = shape.key_length
+        information[f"{shape.architecture}.attention.value_length"] = shape.value_length
+        information[f"{shape.architecture}.vocab_size"] = described.vocabulary
     return information
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from swapd import __version__
 from swapd.config.sources import Place, Sources, nearest
-from swapd.config.tables import LATER_KEYS, LATER_VALUES, Options, kinds
+from swapd.config.tables import LATER_KEYS, LATER_VALUES, Options, Preset, kinds
 
 _WORDS = {
     "bool_type": "true or false",
@@ -69,7 +69,8 @@ def _unknown(place: Place) -> str:
         return f"no such table{nearest(str(place[0]), tables)}"
     if (place[0], place[-1]) in LATER_KEYS:
         return f"not in swapd {__version__} yet; remove it"
-    known = Options.model_fields if "options" in place[2:-1] else tables[str(place[0])]
+    inner = {"options": Options.model_fields, "presets": Preset.model_fields}
+    known = inner.get(str(place[2]), tables[str(place[0])]) if len(place) > 3 else tables[str(place[0])]
     return f"no such key{nearest(str(place[-1]), known)}"
 
 

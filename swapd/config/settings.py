@@ -11,16 +11,17 @@ from types import MappingProxyType
 import psutil
 from pydantic import ValidationError
 
+from swapd import served
 from swapd.config.problems import describe, problem
 from swapd.config.sources import Sources
-from swapd.config.tables import Model, Options, Root, kinds
+from swapd.config.tables import Model, Options, Preset, Root, kinds
 from swapd.config.values import Context, with_base_folders
 from swapd.core.messages import Overflow, Policy, Ranking
 from swapd.errors import InvalidConfig
 from swapd.generation import Sampling
 from swapd.host.listen import TcpAddress, UnixAddress
 from swapd.served import ModelEntry
-from swapd.units import Bytes
+from swapd.units import Bytes, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +79,11 @@ def _contradictions(root: Root, sources: Sources) -> list[str]:
         if model.kv_type != "f16" and root.engine.flash_attention is False:
             allowed = 'only "f16" while [engine] flash_attention is false: llama.cpp needs it for the others'
             problems.append(problem(("models", name, "kv_type"), model.kv_type, allowed, sources))
-        if model.options.max_tokens is not None and model.options.num_predict is not None:
-            place = ("models", name, "options", "num_predict")
-            problems.append(problem(place, model.options.num_predict, "the same as max_tokens; give one", sources))
+        of_presets = [(("presets", preset), options) for preset, options in model.presets.items()]
+        for within, options in ((("options",), model.options), *of_presets):
+            if options.max_tokens is not None and options.num_predict is not None:
+                place = ("models", name, *within, "num_predict")
+                problems.append(problem(place, options.num_predict, "the same as max_tokens; give one", sources))
     return problems
 
 
@@ -130,11 +133,20 @@ def _entry(model: Model) -> ModelEntry:
         max_vram=model.max_vram,
         kv_type=model.kv_type,
         sampling=_sampling(model.options),
-        max_tokens=_unless_negative(
-            model.options.num_predict if model.options.max_tokens is None else model.options.max_tokens
-        ),
+        max_tokens=_limit(model.options),
         stop=model.options.stop,
+        system=model.system,
+        template=model.template,
+        presets=tuple((name, _preset(preset)) for name, preset in model.presets.items()),
     )
+
+
+def _preset(preset: Preset) -> served.Preset:
+    return served.Preset(_sampling(preset), _limit(preset), preset.stop, preset.system)
+
+
+def _limit(options: Options) -> Tokens | None:
+    return _unless_negative(options.num_predict if options.max_tokens is None else options.max_tokens)
 
 
 def _sampling(options: Options) -> Sampling:

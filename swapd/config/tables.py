@@ -26,9 +26,11 @@ from swapd.config.values import (
     Name,
     Origin,
     Penalty,
+    PresetName,
     Share,
     Size,
     SomeDuration,
+    TextFile,
     Texts,
     ThreadsOrAuto,
 )
@@ -140,6 +142,10 @@ class Options(Table):
     stop: Texts = ()
 
 
+class Preset(Options):
+    system: str = ""
+
+
 class Model(Table):
     path: FilePath | None = Field(default=None, validate_default=False)
     aliases: list[Name] = []
@@ -152,7 +158,10 @@ class Model(Table):
     gpu_layers: LayersOrAuto = _as_written("auto")
     max_vram: Share | Literal[""] = ""
     kv_type: Literal["f16", "q8_0", "q4_0"] = "f16"
+    system: str = ""
+    template: TextFile = ""
     options: Options = Options()
+    presets: dict[PresetName, Preset] = {}
 
 
 class Root(Table):

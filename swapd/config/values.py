@@ -116,6 +116,12 @@ def _name(given: object) -> str:
     return given
 
 
+def _preset_name(given: object) -> str:
+    if not isinstance(given, str) or not re.fullmatch(r"[\w.-]+", given) or given.lower() == "latest":
+        raise ValueError("a name of letters, digits, '.', '-' and '_', and not latest")
+    return given
+
+
 def _path(given: object, info: ValidationInfo) -> Path:
     """Absolute; `~/` and `$VARIABLE` expanded."""
     if not isinstance(given, str) or not given or "\0" in given:
@@ -147,6 +153,18 @@ def _keys_in_file(given: object, info: ValidationInfo) -> tuple[str, ...]:
     return tuple(_key(line) for line in lines if line)
 
 
+def _text_in_file(given: object, info: ValidationInfo) -> str:
+    """The text; none where no file is named."""
+    if given == "":
+        return ""
+    try:
+        return _path(given, info).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"a readable file: {error.strerror or error}") from error
+    except UnicodeDecodeError:
+        raise ValueError("a text file in UTF-8") from None
+
+
 def _texts(given: object) -> tuple[str, ...]:
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
@@ -175,6 +193,8 @@ Duration: TypeAlias = Annotated[float, PlainValidator(_duration)]
 FiniteDuration: TypeAlias = Annotated[float, PlainValidator(_finite_duration)]
 FilePath: TypeAlias = Annotated[Path, PlainValidator(_path)]
 Name: TypeAlias = Annotated[str, PlainValidator(_name)]
+PresetName: TypeAlias = Annotated[str, PlainValidator(_preset_name)]
+TextFile: TypeAlias = Annotated[str, PlainValidator(_text_in_file)]
 Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**31)]
 Penalty: TypeAlias = Annotated[float, Field(ge=-2, le=2)]
 SomeDuration: TypeAlias = Annotated[float, PlainValidator(_some_duration)]

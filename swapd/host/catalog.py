@@ -42,6 +42,25 @@ class _Snapshot:
     names: Names = field(default_factory=Names)
     problems: tuple[str, ...] = ()
 
+    def preset(self, asked: str) -> Model | None:
+        """What `name:preset` stands for: the model of the name, with the preset's values."""
+        model, preset = self._split(asked)
+        entry = None if model is None else model.entry.with_preset(preset)
+        return None if model is None or entry is None else replace(model, entry=entry)
+
+    def nearest(self, asked: str) -> tuple[str, ...]:
+        """At most three names that may have been meant: the presets of a model that is there, else what looks alike."""
+        model, _ = self._split(asked)
+        presets = () if model is None else model.entry.presets
+        name = asked.rpartition(":")[0]
+        return tuple(f"{name}:{preset}" for preset, _ in presets)[:3] or self.names.nearest(asked)
+
+    def _split(self, asked: str) -> tuple[Model | None, str]:
+        bare = asked[: -len(":latest")] if asked.lower().endswith(":latest") else asked
+        name, _, preset = bare.rpartition(":")
+        index = self.names.find(name) if name else None
+        return None if index is None else self.models[index], preset
+
 
 class Catalog:
     """Empty until the first `scan`. Every method may be called from any thread."""
@@ -79,12 +98,15 @@ class Catalog:
         return self._snapshot.problems
 
     def resolve(self, name: str) -> Model:
-        """The model that a name, an alias or a task stands for. Raises ModelNotFound, ModelUnusable."""
+        """The model that a name, an alias, a task, or one of these with a preset stands for.
+
+        Raises ModelNotFound, ModelUnusable.
+        """
         snapshot, asked = self._snapshot, name.strip()
         index = snapshot.names.find(asked) if asked else None
-        if index is None:
-            raise ModelNotFound(name, snapshot.names.nearest(asked))
-        model = snapshot.models[index]
+        model = snapshot.preset(asked) if index is None else snapshot.models[index]
+        if model is None:
+            raise ModelNotFound(name, snapshot.nearest(asked))
         if model.variant is None:
             raise ModelUnusable(model.name, model.reason)
         return model

@@ -158,14 +158,7 @@ class Gateway:
         async with lease as (request_id, resident):
             granted = engine.now()
             load_s = engine.records[resident].load_s if self._was_loaded_for(resident, asked) else 0.0
-            wanted = ask.request
-            request = replace(
-                wanted,
-                id=str(request_id),
-                sampling=wanted.sampling.over(entry.sampling).over(ask.defaults),
-                max_tokens=entry.max_tokens if wanted.max_tokens is None else wanted.max_tokens,
-                stop=wanted.stop or entry.stop,
-            )
+            request = replace(entry.applied(ask.request, ask.defaults), id=str(request_id))
             async with contextlib.aclosing(self._answer(model, request, resident)) as items:
                 first = await anext(items)
                 placement = str(engine.state.residents[resident].placement)

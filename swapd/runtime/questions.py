@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from swapd.core.model import ResidentId
 from swapd.core.resident import Phase
 from swapd.errors import Death, ModelUnusable, WorkerCrashed, WorkerFailed
-from swapd.generation import GenerationRequest
+from swapd.generation import GenerationRequest, Sampling
 from swapd.questions import (
     Describe,
     Described,
@@ -36,7 +36,8 @@ class Questions:
 
     async def render(self, name: str, request: GenerationRequest) -> Rendered:
         """The prompt that this request would give, in text and tokens, however long it is."""
-        reply = await self._ask(name, Render(request))
+        entry = (await self._find(name)).entry
+        reply = await self._ask(name, Render(entry.applied(request, Sampling())))
         assert isinstance(reply, Rendered)
         return reply
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+from aiohttp import web
 
 from swapd.api import ollama
+from swapd.api.app import RUNNER_OPTIONS, GuardSettings, make_app
 from swapd.api.ollama_models import parameter_size
 from swapd.errors import DoesNotFit
 from swapd.generation import Ending, Message, Role, Sampling, StopReason, Usage
-from swapd.served import ModelEntry
+from swapd.served import ModelEntry, Preset
 from swapd.units import FOREVER, GiB
 from tests.api.conftest import Client, ScriptedGateway, lines_of, make_model
 
@@ -43,6 +48,7 @@ async def test_answers_stream_as_lines_unless_told_otherwise(
     assert response.content_type == "application/x-ndjson"
     assert response.headers["X-Swapd-Model"] == "tiny"
     lines = [json.loads(line) for line in await lines_of(response)]
+    assert lines[2].pop("context", None) == ([0, *b"Hello"] if path == GENERATE else None)
     for line in lines:
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", line.pop("created_at"))
     assert lines[0] == {"model": "tiny", "done": False, **said("Hel")}
@@ -60,6 +66,7 @@ async def test_answers_stream_as_lines_unless_told_otherwise(
     assert lines[2] == {"model": "tiny", **said(""), **figures}
     whole = await (await client.post(path, json={**body, "stream": False})).json()
     whole.pop("created_at")
+    whole.pop("context", None)
     assert isinstance(whole.pop("total_duration"), int)
     assert whole == {"model": "tiny", **said("Hello"), **figures}
 
@@ -81,6 +88,40 @@ async def test_a_raw_prompt_is_read_as_it_is(client: Client, gateway: ScriptedGa
     await client.post(GENERATE, json=a_prompt(raw=True))
     request = gateway.asks[0].request
     assert (request.prompt, request.messages) == ("hi", ())
+
+
+async def test_a_suffix_asks_for_what_belongs_between(client: Client, gateway: ScriptedGateway) -> None:
+    await client.post(GENERATE, json=a_prompt(suffix="}"))
+    request = gateway.asks[0].request
+    assert (request.prompt, request.suffix, request.messages) == ("hi", "}", ())
+
+
+async def test_a_template_is_jinja2(client: Client, gateway: ScriptedGateway) -> None:
+    await client.post(GENERATE, json=a_prompt(template="{{ messages[0].content }}"))
+    assert gateway.asks[0].request.template == "{{ messages[0].content }}"
+    response = await client.post(GENERATE, json=a_prompt(template="{{ if .System }}{{ .System }}{{ end }}"))
+    assert response.status == 400
+    assert "one of Go's" in (await response.json())["error"]
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_an_answer_brings_the_tokens_to_go_on_with(
+    client: Client, gateway: ScriptedGateway, streamed: bool
+) -> None:
+    """In the tests' vocabulary a rendered word is a number, a letter of text its byte."""
+    response = await client.post(GENERATE, json=a_prompt(system="be kind", stream=streamed))
+    kept = json.loads((await lines_of(response))[-1])["context"]
+    assert kept == [0, 1, 2, *b"Hello"]
+    response = await client.post(GENERATE, json=a_prompt(context=kept, stream=streamed))
+    request = gateway.asks[1].request
+    assert request.messages == ()
+    assert request.prompt == (*kept, *b"hi")
+    assert json.loads((await lines_of(response))[-1])["context"] == [*kept, *b"hi", *b"Hello"]
+
+
+async def test_a_raw_answer_has_no_context(client: Client) -> None:
+    response = await client.post(GENERATE, json=a_prompt(raw=True, stream=False))
+    assert "context" not in await response.json()
 
 
 async def test_options_reach_the_gateway(client: Client, gateway: ScriptedGateway) -> None:
@@ -160,9 +201,12 @@ async def test_what_changes_nothing_is_ignored(client: Client, harmless: dict[st
         (GENERATE, a_prompt(format="xml"), "format"),
         (CHAT, a_chat(format=["object"]), "format"),
         (GENERATE, a_prompt(images=["aGk="]), "images"),
-        (GENERATE, a_prompt(suffix="x"), "suffix"),
+        (GENERATE, a_prompt(suffix="x", system="y"), "system"),
+        (GENERATE, a_prompt(raw=True, context=[1]), "context"),
+        (GENERATE, a_prompt(raw=True, template="x"), "template"),
         (GENERATE, a_prompt(template="{{ .Prompt }}"), "template"),
-        (GENERATE, a_prompt(context=[1, 2]), "context"),
+        (GENERATE, a_prompt(context=[-1]), "context[0]"),
+        (GENERATE, a_prompt(truncate="no"), "truncate"),
         (GENERATE, a_prompt(raw=True, system="x"), "system"),
         (GENERATE, a_prompt(top_logprobs=3), "top_logprobs"),
         (CHAT, a_chat(tools=[{}]), "tools"),
@@ -241,7 +285,13 @@ async def test_an_unknown_model_is_told_as_ollama_tells_it(client: Client) -> No
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("POST", "/api/create"), ("POST", "/api/push"), ("POST", "/api/copy"), ("DELETE", "/api/delete")],
+    [
+        ("POST", "/api/create"),
+        ("POST", "/api/push"),
+        ("POST", "/api/copy"),
+        ("DELETE", "/api/delete"),
+        ("POST", "/api/pull"),
+    ],
 )
 async def test_models_are_never_changed(client: Client, method: str, path: str) -> None:
     response = await client.request(method, path, json={"model": "tiny"})
@@ -249,7 +299,7 @@ async def test_models_are_never_changed(client: Client, method: str, path: str) 
     assert path.removeprefix("/api/") in (await response.json())["error"]
 
 
-@pytest.mark.parametrize("path", ["/api/pull", "/api/embed", "/api/embeddings"])
+@pytest.mark.parametrize("path", ["/api/embed", "/api/embeddings"])
 async def test_what_this_release_does_not_serve_is_told_so(client: Client, path: str) -> None:
     response = await client.post(path, json={"model": "tiny"})
     assert response.status == 404
@@ -267,6 +317,7 @@ async def test_version_is_ours(client: Client) -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", (await (await client.get("/api/version")).json())["version"])
 
 
+PRESETS = (("precise", Preset(Sampling(temperature=0.1))),)
 DETAILS = {
     "parent_model": "",
     "format": "gguf",
@@ -274,6 +325,8 @@ DETAILS = {
     "families": ["llama"],
     "parameter_size": "134.5M",
     "quantization_level": "Q4_1",
+    "context_length": 4096,
+    "embedding_length": 576,
 }
 
 
@@ -291,7 +344,8 @@ async def test_tags_tell_what_can_be_used(client: Client) -> None:
 
 
 async def test_ps_tells_who_is_loaded_and_until_when(client: Client) -> None:
-    ready, leaving, forever = (await (await client.get("/api/ps")).json())["models"]
+    """Who stays longest comes first."""
+    forever, leaving, ready = (await (await client.get("/api/ps")).json())["models"]
     assert ready == {
         "name": "tiny",
         "model": "tiny",
@@ -307,11 +361,21 @@ async def test_ps_tells_who_is_loaded_and_until_when(client: Client) -> None:
 
 
 async def test_show_tells_shape_context_and_the_owners_parameters(client: Client, gateway: ScriptedGateway) -> None:
-    entry = ModelEntry(sampling=Sampling(temperature=0.7, seed=0), stop=("END",), max_tokens=100)
+    entry = ModelEntry(
+        sampling=Sampling(temperature=0.7, seed=0), stop=("END",), max_tokens=100, system="Be kind.", presets=PRESETS
+    )
     gateway.known["own"] = make_model("own", context=2048, entry=entry)
     shown = await (await client.post("/api/show", json={"model": "own"})).json()
-    assert shown["details"] == DETAILS
-    assert shown["capabilities"] == ["completion"]
+    assert shown["details"] == {**DETAILS, "context_length": 2048}
+    assert shown["capabilities"] == ["completion", "insert"]
+    assert (shown["template"], shown["system"]) == ("{{ messages }}", "Be kind.")
+    assert shown["modelfile"].splitlines() == [
+        "FROM /models/own.gguf",
+        'TEMPLATE """{{ messages }}"""',
+        'SYSTEM """Be kind."""',
+        *(f"PARAMETER {line}" for line in shown["parameters"].splitlines()),
+    ]
+    assert shown["model_info"]["llama.attention.head_count_kv"] == 3
     assert shown["model_info"]["general.architecture"] == "llama"
     assert shown["model_info"]["llama.context_length"] == 8192
     assert shown["parameters"].splitlines() == [
@@ -323,8 +387,34 @@ async def test_show_tells_shape_context_and_the_owners_parameters(client: Client
     ]
 
 
+async def test_presets_are_listed_beside_their_model(client: Client, gateway: ScriptedGateway) -> None:
+    gateway.known = {"own": make_model("own", entry=ModelEntry(presets=PRESETS))}
+    listed = (await (await client.get("/api/tags")).json())["models"]
+    assert [model["name"] for model in listed] == ["own", "own:precise"]
+    openai = (await (await client.get("/v1/models")).json())["data"]
+    assert [model["id"] for model in openai] == ["own", "own:precise"]
+
+
 @pytest.mark.parametrize(
     ("parameters", "expected"), [(134_515_008, "134.5M"), (8_030_000_000, "8.0B"), (5_000, "5.0K"), (12, "12")]
 )
 def test_parameter_sizes_are_written_as_ollama_does(parameters: int, expected: str) -> None:
     assert parameter_size(parameters) == expected
+
+
+async def test_a_pull_on_the_socket_is_done_if_the_model_is_there(gateway: ScriptedGateway, tmp_path: Path) -> None:
+    runner = web.AppRunner(make_app(gateway, GuardSettings()), **RUNNER_OPTIONS)
+    await runner.setup()
+    await web.UnixSite(runner, str(tmp_path / "s")).start()
+    try:
+        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(tmp_path / "s"))) as session:
+            pull = partial(session.post, "http://localhost/api/pull")
+            async with pull(json={"name": "tiny"}) as response:
+                assert json.loads((await lines_of(response))[-1]) == {"status": "success"}
+            async with pull(json={"model": "tiny", "stream": False}) as response:
+                assert await response.json() == {"status": "success"}
+            async with pull(json={"model": "nope"}) as response:
+                assert response.status == 400
+                assert "[catalog] dirs" in (await response.json())["error"]
+    finally:
+        await runner.cleanup()

@@ -12,7 +12,7 @@ import pytest
 from swapd.errors import ModelNotFound, ModelUnusable
 from swapd.generation import Sampling
 from swapd.host.catalog import Catalog
-from swapd.served import Model, ModelEntry
+from swapd.served import Model, ModelEntry, Preset
 
 Put = Callable[..., Path]
 Gguf = Callable[..., bytes]
@@ -299,6 +299,39 @@ def named(tmp_path: Path, put: Put) -> Catalog:
 )
 def test_names_aliases_and_tasks_stand_for_models(asked: str, name: str, named: Catalog) -> None:
     assert named.resolve(asked).name == name
+
+
+@pytest.mark.parametrize(
+    ("asked", "name", "temperature"),
+    [
+        ("smol:precise", "smol", 0.1),
+        ("chat:Precise", "smol", 0.1),
+        ("SMOL:precise:latest", "smol", 0.1),
+        ("smol", "smol", 0.7),
+        ("code:precise", "smol", 0.1),
+        ("smol:9b", "smol:9b", None),
+    ],
+)
+def test_a_preset_of_a_name_is_its_model_with_other_options(
+    tmp_path: Path, put: Put, asked: str, name: str, temperature: float | None
+) -> None:
+    put("smol.gguf"), put("smol:9b.gguf")
+    presets = (("precise", Preset(Sampling(temperature=0.1))), ("9b", Preset()))
+    entries = {"smol": ModelEntry(aliases=("chat",), sampling=Sampling(temperature=0.7), presets=presets)}
+    catalog = scanned(tmp_path, entries=entries, routes={"code": "chat"})
+    model = catalog.resolve(asked)
+    assert (model.name, model.entry.sampling.temperature) == (name, temperature)
+    assert listed(catalog) == ["smol", "smol:9b"]
+    if name == "smol":
+        assert model.variant == catalog.resolve("smol").variant
+
+
+def test_the_presets_that_there_are_are_suggested(tmp_path: Path, put: Put) -> None:
+    put("smol.gguf")
+    catalog = scanned(tmp_path, entries={"smol": ModelEntry(presets=(("precise", Preset()), ("pirate", Preset())))})
+    with pytest.raises(ModelNotFound) as caught:
+        catalog.resolve("Smol:exact")
+    assert caught.value.nearest == ("Smol:precise", "Smol:pirate")
 
 
 @pytest.mark.parametrize("asked", ["", "  ", ":latest", "Twin", "nothing like it", "qwen:9b:latest", "x" * 1_000_000])
