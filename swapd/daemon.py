@@ -27,6 +27,7 @@ from swapd.host.listen import TcpAddress, UnixAddress, inherited, open_tcp, open
 from swapd.host.memory import MachineMemory
 from swapd.pool.clerk import Clerk
 from swapd.pool.pool import Pool
+from swapd.pool.prompts import PromptStore
 from swapd.pool.sizer import Sizer
 from swapd.runtime.engine import Engine
 from swapd.runtime.gateway import Gateway
@@ -109,11 +110,13 @@ async def running(
 
     A bug in the core or a part that breaks ends the block with its exception.
     """
-    pool, sizer, clerk = Pool(settings.threads, FreeCores()), Sizer(), Clerk()
+    prompts = PromptStore(settings.cache_dir, settings.prompt_cache)
+    pool, sizer, clerk = Pool(settings.threads, FreeCores(), prompts), Sizer(), Clerk()
     memory = MachineMemory(extra=pool.devices)
     catalog = make_catalog(settings)
     try:
         await asyncio.to_thread(catalog.scan)
+        await asyncio.to_thread(prompts.prepare)
         for problem in catalog.problems():
             log.warning("catalog", problem=problem)
         async with (
@@ -134,6 +137,7 @@ async def running(
             async def reload() -> None:
                 nonlocal current
                 current = await _reload(reread, current, catalog, engine, gateway, app)
+                await prompts.limit(current.prompt_cache)
 
             gateway = Gateway(engine, pool, clerk, catalog, reload)
             app = make_app(gateway, guard_settings(settings))
@@ -185,9 +189,9 @@ async def _reload(
     await gateway.rescan()
     for problem in catalog.problems():
         log.warning("catalog", problem=problem)
-    kept = replace(new, listen=old.listen, threads=old.threads)
+    kept = replace(new, listen=old.listen, threads=old.threads, cache_dir=old.cache_dir)
     if kept != new:
-        log.warning("[server] listen and [engine] threads count only after a restart")
+        log.warning("[server] listen, [engine] threads and [paths] cache count only after a restart")
     log.info("reloaded", source=str(new.source or "defaults"), models=len(gateway.models()))
     return kept
 

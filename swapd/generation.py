@@ -182,6 +182,8 @@ class Usage:
     drafted: Tokens = 0
     """Tokens that a draft proposed, and how many of them were `accepted`."""
     accepted: Tokens = 0
+    restored: Tokens = 0
+    """Of the `cached` tokens those that were saved when the slot or the model was last given up."""
 
     @property
     def evaluated(self) -> Tokens:

@@ -26,6 +26,16 @@ class _Frame(msgspec.Struct, frozen=True, tag=True):
 # --- daemon -> worker
 
 
+class Prompts(msgspec.Struct, frozen=True):
+    """Where a worker saves conversations and finds saved ones."""
+
+    folder: str
+    key: str
+    """Of all that has to be the same for their use; names of files begin with it."""
+    limit: Bytes
+    """Of all of them together: what is larger need not be saved."""
+
+
 class Load(_Frame, frozen=True, tag=True):
     """Load this model; answered by Progress and then Loaded or LoadFailed. Sent once."""
 
@@ -47,6 +57,8 @@ class Load(_Frame, frozen=True, tag=True):
     """Of a mixture of experts: of so many layers on the cards, the first ones, the experts stay on the CPU."""
     tensor_split: tuple[float, ...] = ()
     """Of several devices: the share of the layers that each gets; empty: by what is free on them just then."""
+    prompts: Prompts | None = None
+    """None: no conversation is saved."""
 
 
 class Size(_Frame, frozen=True, tag=True):
@@ -84,6 +96,12 @@ class Stop(_Frame, frozen=True, tag=True):
     """End this answer; its slot is free at the next token. Unknown ids are fine (it ended by itself)."""
 
     request: str
+
+
+class Save(_Frame, frozen=True, tag=True):
+    """Save what the slots hold, and begin no file after so long; answered by a Saved for each file, then SaveEnded."""
+
+    limit: Seconds
 
 
 class SetThreads(_Frame, frozen=True, tag=True):
@@ -197,13 +215,27 @@ class Answered(_Frame, frozen=True, tag=True):
     reply: Reply
 
 
+class Saved(_Frame, frozen=True, tag=True):
+    """A conversation is in this file of the folder, which is whole but for its seal (`savedstate.seal`)."""
+
+    name: str
+    replaces: tuple[str, ...] = ()
+    """Older files that hold nothing else."""
+
+
+class SaveEnded(_Frame, frozen=True, tag=True):
+    pass
+
+
 class Pong(_Frame, frozen=True, tag=True):
     cards: tuple[Card, ...] = ()
     """As `Started.cards`, now; a worker that is loading does not ask."""
 
 
-ToWorker: TypeAlias = Load | Size | Generate | Ask | Stop | SetThreads | Ping
-FromWorker: TypeAlias = Started | Progress | Sized | Loaded | LoadFailed | Pieces | Finished | Answered | Failed | Pong
+ToWorker: TypeAlias = Load | Size | Generate | Ask | Stop | Save | SetThreads | Ping
+FromWorker: TypeAlias = (
+    Started | Progress | Sized | Loaded | LoadFailed | Pieces | Finished | Answered | Failed | Saved | SaveEnded | Pong
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)

@@ -72,6 +72,7 @@ def test_without_a_file_the_contract_holds(tmp_path: Path) -> None:
         routes={},
         state_dir=Path("/home/ann/.local/state/swapd"),
         cache_dir=Path("/home/ann/.cache/swapd/prompts"),
+        prompt_cache=2 * GiB,
         source=None,
     )
     assert settings.policy == Policy(

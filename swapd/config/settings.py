@@ -43,6 +43,8 @@ class Settings:
     routes: Mapping[str, str] = field(hash=False)
     state_dir: Path
     cache_dir: Path
+    prompt_cache: Bytes
+    """Saved prompt state, all of it; 0: nothing is saved."""
     source: Path | None = field(compare=False)
     """The file that was read; None: there is none."""
 
@@ -115,6 +117,7 @@ def _settings(root: Root, source: Path | None) -> Settings:
         routes=MappingProxyType(dict(root.routes)),
         state_dir=root.paths.state,
         cache_dir=root.paths.cache,
+        prompt_cache=memory.prompt_cache,
         source=source,
     )
 

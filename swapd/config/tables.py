@@ -38,7 +38,6 @@ from swapd.units import GiB, MiB
 
 LATER_KEYS: Final = frozenset(
     {
-        ("memory", "prompt_cache"),
         ("memory", "warm_cache"),
         ("memory", "rpc"),
         ("models", "draft"),
@@ -80,6 +79,7 @@ class Memory(Table):
     vram_reserve: Size = 512 * MiB
     vram_limit: Share = "100%"
     host_reserve: Size = 2 * GiB
+    prompt_cache: Size = 2 * GiB
 
 
 class Engine(Table):

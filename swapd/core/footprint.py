@@ -35,9 +35,16 @@ class _Run:
     end: int
 
 
-def process_bytes(shape: Shape) -> Bytes:
-    """Host memory of a worker that no buffer of llama.cpp's accounts for."""
-    return PROCESS + _ENTRY * shape.vocabulary
+def process_bytes(variant: Variant) -> Bytes:
+    """Host memory of a worker that no buffer of llama.cpp's accounts for.
+
+    Each slot keeps one copy of what of its cache cannot be cut back: windows and recurrent states.
+    """
+    shape = variant.shape
+    window = sum(shape.window_cache) * min(cells(variant), shape.window or 0)
+    over, under = _KV_BYTES[variant.kv_type]
+    copies = variant.slots * (window * over // under + sum(shape.states))
+    return PROCESS + _ENTRY * shape.vocabulary + copies
 
 
 def cells(variant: Variant) -> Tokens:
@@ -103,7 +110,7 @@ def compute(variant: Variant, placement: Placement) -> Footprint:
 @lru_cache(maxsize=4096)  # pure, and asked for the same few placements again and again
 def arithmetic(variant: Variant, placement: Placement) -> Footprint:
     """From the header alone, the process included."""
-    process = Footprint.of({HOST: process_bytes(variant.shape)})
+    process = Footprint.of({HOST: process_bytes(variant)})
     return process + weights_and_cache(variant, placement) + compute(variant, placement)
 
 
@@ -214,7 +221,7 @@ class Predictor:
     def _said(self, placement: Placement) -> Footprint | None:
         """As llama.cpp says, and on the host the process itself, which it does not count."""
         said = self._sizes.get((self.variant.id, placement))
-        return None if said is None else said + Footprint.of({HOST: process_bytes(self.variant.shape)})
+        return None if said is None else said + Footprint.of({HOST: process_bytes(self.variant)})
 
     def _estimate(self, placement: Placement) -> Footprint:
         """Arithmetic, shifted by how far it was off where llama.cpp has sized the same model on the same cards."""

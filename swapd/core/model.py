@@ -87,6 +87,8 @@ class Variant:
     """How many the owner wants on the GPU; None: as many as fit."""
     max_vram: str = ""
     """Cap on each card: bytes or a share of its total (`"8589934592"`, `"55%"`); empty: none."""
+    content: str = field(default="", compare=False)
+    """Of its files alone: what belongs to them can be used by every variant of them. Empty: not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,4 +139,5 @@ def _variant(
         flash_attention=flash_attention,
         gpu_layers=entry.gpu_layers,
         max_vram=entry.max_vram,
+        content=hashlib.sha256(repr(parts).encode(errors="surrogateescape")).hexdigest(),
     )

@@ -20,6 +20,7 @@ from swapd import wire
 from swapd.core.model import Placement, ResidentId, Variant
 from swapd.errors import Death, WorkerFailed
 from swapd.generation import Chunk, Ending, GenerationRequest
+from swapd.pool.prompts import PromptStore
 from swapd.pool.worker import Worker
 from swapd.questions import Question, Reply
 from swapd.units import Seconds
@@ -32,6 +33,8 @@ ANSWER: Final[Seconds] = 1.0
 TOLERATED: Final = 0.4
 """Of one core: so much of it may others use before we leave it to them."""
 PING_EVERY: Final[Seconds] = 20.0
+SAVE: Final[Seconds] = 1.0
+"""So long a worker that leaves may save its conversations: others wait for its memory."""
 SILENCE: Final[Seconds] = 300.0
 """A loaded worker that has not said a word for so long, though pinged, hangs."""
 
@@ -41,8 +44,14 @@ log = structlog.get_logger("swapd.pool")
 class Pool:
     """Use as an async context manager: leaving it ends every worker."""
 
-    def __init__(self, threads: int, free_cores: Callable[[Iterable[int]], float]) -> None:
-        """`threads` at most, fewer while other programs (all but these pids) use the cores."""
+    def __init__(
+        self, threads: int, free_cores: Callable[[Iterable[int]], float], prompts: PromptStore | None = None
+    ) -> None:
+        """`threads` at most, fewer while other programs (all but these pids) use the cores.
+
+        `prompts`: where conversations are kept whose model leaves; None: nowhere.
+        """
+        self._prompts = prompts
         self._most_threads = self._threads = threads
         self._free_cores = free_cores
         self._workers: dict[ResidentId, Worker] = {}
@@ -98,6 +107,7 @@ class Pool:
             worker.kill()
             raise WorkerFailed(Death.CRASHED, "stopped before it started")
         self._workers[resident] = worker
+        build = (await worker.started).build
         order = wire.Load(
             path=variant.path,
             context=variant.context,
@@ -110,7 +120,9 @@ class Pool:
             threads=self._threads,
             expert_layers_on_cpu=placement.experts_on_cpu,
             tensor_split=placement.split,
+            prompts=self._prompts.order(variant, build) if self._prompts is not None else None,
         )
+        worker.saved = self._keep_prompt
         try:
             await worker.load(order, progressed)
             self._loaded.add(resident)
@@ -125,7 +137,10 @@ class Pool:
             if resident in self._starting:
                 self._starting[resident] = False
             return
+        is_loaded = resident in self._loaded
         self._loaded.discard(resident)
+        if is_loaded and self._prompts is not None and self._prompts.is_on:
+            await worker.save(SAVE)
         await worker.stop()
         self._workers.pop(resident, None)
 
@@ -133,6 +148,8 @@ class Pool:
         worker = self._workers.get(resident)
         if worker is None:
             raise WorkerFailed(Death.CRASHED, "it is gone")
+        if self._prompts is not None:
+            await self._prompts.wait_sealed()
         self._answering[worker] += 1
         self._share_threads()
         try:
@@ -199,6 +216,10 @@ class Pool:
 
     def _want_spare(self) -> None:
         self._sparing = self._tasks.create_task(self._keep_spare(), name="spare")
+
+    def _keep_prompt(self, saved: wire.Saved) -> None:
+        if self._prompts is not None and not self._is_closing:
+            self._prompts.sealing(saved, self._tasks)
 
     def _ended(self, resident: ResidentId, worker: Worker, ended: asyncio.Future[WorkerFailed]) -> None:
         if resident in self._loaded and self._workers.get(resident) is worker and not self._is_closing:

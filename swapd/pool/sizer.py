@@ -90,7 +90,7 @@ def _order(variant: Variant, placement: Placement, pci: tuple[str, ...]) -> wire
 
 def _footprint(variant: Variant, placement: Placement, devices: dict[str, DeviceId], sized: wire.Sized) -> Footprint:
     """Where llama.cpp told only its compute buffers, the rest is arithmetic."""
-    amounts: Counter[DeviceId] = Counter({HOST: process_bytes(variant.shape)})
+    amounts: Counter[DeviceId] = Counter({HOST: process_bytes(variant)})
     for device, _, size in sized.parts:
         amounts[devices.get(device, HOST)] += size
     total = Footprint.of(amounts)

@@ -53,6 +53,9 @@ class Worker:
         self._sized: asyncio.Future[wire.Sized] | None = None
         self._ponged: asyncio.Future[wire.Pong] = loop.create_future()
         self._progressed: Callable[[float], None] = lambda fraction: None
+        self.saved: Callable[[wire.Saved], None] = lambda saved: None
+        """Hears of every conversation that it has saved."""
+        self._save_ended: asyncio.Future[None] | None = None
         self._streams: dict[str, asyncio.Queue[Item]] = {}
         self._asked: dict[str, asyncio.Future[Reply]] = {}
         self._questions = itertools.count(1)
@@ -172,6 +175,15 @@ class Worker:
             self._threads = threads
             self.send(wire.SetThreads(threads))
 
+    async def save(self, limit: Seconds) -> None:
+        """Have it save what its slots hold; returns when that is done, the limit has passed, or it is dead."""
+        if self.ended.done():
+            return
+        ended = self._save_ended = asyncio.get_running_loop().create_future()
+        self.send(wire.Save(limit))
+        await asyncio.wait([ended, self.ended], timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        self._save_ended = None
+
     async def stop(self) -> None:
         """End the process, gently first; returns when it is reaped."""
         self._signal(signal.SIGTERM)
@@ -255,6 +267,11 @@ class Worker:
                     _fail(self._sized, failure)
                 else:
                     _fail(self._loaded, failure)
+            case wire.Saved():
+                self.saved(message)
+            case wire.SaveEnded():
+                if self._save_ended is not None:
+                    _resolve(self._save_ended, None)
             case wire.Pong():
                 _resolve(self._ponged, message)
 

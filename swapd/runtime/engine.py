@@ -71,6 +71,8 @@ class Record:
     load_s: Seconds = 0.0
     requests: int = 0
     tokens: Tokens = 0
+    restored: Tokens = 0
+    """Of the prompts, what came from saved conversations."""
 
 
 class Engine:

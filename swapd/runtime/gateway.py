@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self, assert_never
@@ -122,6 +123,8 @@ class Gateway:
         self._show = Show(engine, workers)
         self._usages: dict[RequestId, Usage] = {}
         """Of answers that are complete and whose lease is not yet given back."""
+        self.restored: Counter[str] = Counter()
+        """Prompt tokens that came from saved conversations, by model, since the start."""
         self._scanned_at = engine.now()
         self._tell_pins()
 
@@ -173,6 +176,8 @@ class Gateway:
                     if isinstance(item, Chunk):
                         record.tokens += item.tokens
                     else:
+                        record.restored += item.usage.restored
+                        self.restored[model.name] += item.usage.restored
                         self._usages[RequestId(request.id)] = _seen(item.usage)
                     yield item
             except WorkerFailed as failure:

@@ -45,6 +45,8 @@ class ResidentStatus:
     progress: float
     requests: int
     tokens: Tokens
+    restored: Tokens = 0
+    """Of the prompts, what came from saved conversations."""
 
     @property
     def size(self) -> Bytes:
@@ -89,6 +91,7 @@ class Show:
             progress=resident.progress,
             requests=record.requests,
             tokens=record.tokens,
+            restored=record.restored,
         )
 
     def document(self) -> dict[str, object]:
@@ -189,6 +192,7 @@ def resident_document(status: ResidentStatus) -> dict[str, object]:
         "progress": round(status.progress, 3),
         "requests": status.requests,
         "tokens": status.tokens,
+        "restored": status.restored,
     }
 
 

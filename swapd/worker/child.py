@@ -29,6 +29,8 @@ from swapd.wire import (
     Ping,
     Pong,
     Progress,
+    Save,
+    SaveEnded,
     SetThreads,
     Size,
     Started,
@@ -45,6 +47,7 @@ from swapd.worker.lifeline import leave
 from swapd.worker.llama import CannotLoad, Context, Model
 from swapd.worker.prompts import Reader
 from swapd.worker.slots import Slots, failed
+from swapd.worker.states import Keeper
 
 _READ: Final[Bytes] = 2**20
 _PROGRESS_STEP: Final = 0.01
@@ -148,6 +151,8 @@ class Worker:
             case Stop(request):
                 if self._slots is not None:
                     self._channel.send(*self._slots.stop(request))
+            case Save(limit):
+                self._channel.send(*([] if self._slots is None else self._slots.save(limit)), SaveEnded())
             case SetThreads(threads):
                 if self._context is not None:
                     self._context.set_threads(threads)
@@ -175,7 +180,7 @@ class Worker:
         reader = Reader(vocabulary, template, context.length)
         self._context = context
         self._clerk = Clerk(vocabulary, model.template, reader)
-        self._slots = Slots(model, context, reader)
+        self._slots = Slots(model, context, reader, Keeper(model, context, load.prompts))
         self._channel.send(
             Loaded(
                 layers=model.layers,

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swapd.errors import InvalidRequest
-from swapd.units import Tokens
+from swapd.units import Bytes, Tokens
 from swapd.worker import backends
 from swapd.worker.parameters import ModelParameters, Order, context_parameters
 
@@ -165,12 +165,10 @@ class Model:
         self._keep = parameters  # llama.cpp looks at them again when it makes a context
         self.vocabulary = Vocabulary(self._model)
         self.template = _template(self._model)
-        self.can_trim = not (
-            C.llama_model_n_swa(self._model)
-            or C.llama_model_is_recurrent(self._model)
-            or C.llama_model_is_hybrid(self._model)
-        )
-        """Whether a sequence may be cut back to a prefix. Not where old positions are already overwritten."""
+        self.window: Tokens = C.llama_model_n_swa(self._model)
+        """Of layers that see only so many tokens back and keep few more; 0: there are none."""
+        self.is_recurrent: bool = C.llama_model_is_recurrent(self._model) or C.llama_model_is_hybrid(self._model)
+        """Some of what a sequence holds is one state of all its tokens: it cannot be cut back."""
         if C.llama_model_has_encoder(self._model) or C.llama_model_is_diffusion(self._model):
             self.close()
             raise CannotLoad("swapd cannot generate with it: it is an encoder or diffusion model")
@@ -259,6 +257,46 @@ class Context:
     def trim(self, sequence: int, length: Tokens) -> bool:
         """Forget what the sequence holds from `length` on; 0 always works, False: cut is not possible."""
         return bool(C.llama_memory_seq_rm(self._memory, sequence, length, -1))
+
+    def first(self, sequence: int) -> int:
+        """The first position of which everything is still there; -1: the sequence is empty."""
+        return int(C.llama_memory_seq_pos_min(self._memory, sequence))
+
+    def last(self, sequence: int) -> int:
+        """The last position that the sequence holds; -1: none."""
+        return int(C.llama_memory_seq_pos_max(self._memory, sequence))
+
+    def size(self, sequence: int) -> Bytes:
+        """What `save` would write."""
+        return int(C.llama_state_seq_get_size(self.pointer, sequence))
+
+    def save(self, sequence: int, path: str) -> bool:
+        """Write all that the sequence holds to a new file; False: it could not be written."""
+        nothing = (ctypes.c_int32 * 1)()
+        return bool(C.llama_state_seq_save_file(self.pointer, path.encode(), sequence, nothing, 0))
+
+    def restore(self, sequence: int, path: str) -> bool:
+        """Put what `save` wrote into the sequence, instead of what it holds; False: it is not for this context.
+
+        What llama.cpp is handed must be sound: the caller has checked it.
+        """
+        nothing, count = (ctypes.c_int32 * 1)(), ctypes.c_size_t()
+        return bool(C.llama_state_seq_load_file(self.pointer, path.encode(), sequence, nothing, 0, ctypes.byref(count)))
+
+    def partial(self, sequence: int, into: ctypes.Array[ctypes.c_uint8] | None) -> ctypes.Array[ctypes.c_uint8] | None:
+        """A copy of what cannot be cut back (windows, recurrent states), in `into` if it has the size of it.
+
+        None: llama.cpp does not give it.
+        """
+        flags = C.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+        size = C.llama_state_seq_get_size_ext(self.pointer, sequence, flags)
+        copy = into if into is not None and len(into) == size else (ctypes.c_uint8 * size)()
+        return copy if C.llama_state_seq_get_data_ext(self.pointer, copy, size, sequence, flags) == size else None
+
+    def set_partial(self, sequence: int, copy: ctypes.Array[ctypes.c_uint8]) -> bool:
+        """Put what `partial` gave back into the sequence."""
+        flags = C.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+        return bool(C.llama_state_seq_set_data_ext(self.pointer, copy, len(copy), sequence, flags))
 
     def set_threads(self, threads: int) -> None:
         C.llama_set_n_threads(self.pointer, threads, threads)

@@ -85,21 +85,9 @@ def common_prefix(one: Sequence[int], other: Sequence[int]) -> Tokens:
     return low
 
 
-def reusable(held: Sequence[int], prompt: Sequence[int], can_trim: bool) -> Tokens:
-    """How many of `prompt` need not be evaluated in a slot that holds `held`; never its last one.
-
-    A model that cannot trim can only go on from all that the slot holds.
-    """
-    shared = common_prefix(held, prompt)
-    if can_trim:
-        return min(shared, len(prompt) - 1)
-    return shared if shared == len(held) < len(prompt) else 0
-
-
-def choose(slots: Sequence[tuple[Sequence[int], int]], prompt: Sequence[int], can_trim: bool) -> tuple[int, Tokens]:
-    """Of free slots (held tokens, when last used): index of the best for `prompt`, and what it can reuse there."""
-    shared = [reusable(held, prompt, can_trim) for held, _ in slots]
-    best = max(range(len(slots)), key=lambda index: (shared[index], -slots[index][1]))
-    if shared[best] * WORTH_KEEPING < len(prompt):
+def choose(slots: Sequence[tuple[Tokens, int]], prompt: Tokens) -> int:
+    """Of free slots (tokens that a prompt of that length can reuse there, when last used) the index of the best."""
+    best = max(range(len(slots)), key=lambda index: (slots[index][0], -slots[index][1]))
+    if slots[best][0] * WORTH_KEEPING < prompt:
         best = min(range(len(slots)), key=lambda index: slots[index][1])
-    return best, shared[best]
+    return best

@@ -7,7 +7,7 @@ the one that measures.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
@@ -17,8 +17,9 @@ from swapd.wire import Failed, Finished, FromWorker, Piece, Pieces
 from swapd.worker.constraints import Constraints
 from swapd.worker.likelihoods import Untold
 from swapd.worker.llama import Context, Model
-from swapd.worker.prompts import Prompt, Reader, choose
+from swapd.worker.prompts import Prompt, Reader
 from swapd.worker.sampling import Sampler
+from swapd.worker.states import Keeper, Sequence
 from swapd.worker.text import Text
 
 PREFILL_BESIDE: Final[Tokens] = 256
@@ -39,6 +40,7 @@ class _Answer:
     text: Text
     limit: Tokens
     cached: Tokens
+    restored: Tokens
     began: Seconds
     answering: Seconds | None = None
     """When the prompt was evaluated."""
@@ -49,15 +51,12 @@ class _Answer:
 
     def usage(self, now: Seconds) -> Usage:
         turn = now if self.answering is None else self.answering
-        return Usage(len(self.prompt.tokens), self.cached, self.completion, turn - self.began, now - turn)
+        times = turn - self.began, now - turn
+        return Usage(len(self.prompt.tokens), self.cached, self.completion, *times, restored=self.restored)
 
 
 @dataclass(slots=True)
-class _Slot:
-    sequence: int
-    held: list[int] = field(default_factory=list)
-    """The tokens whose keys and values the sequence holds."""
-    used: int = 0
+class _Slot(Sequence):
     answer: _Answer | None = None
 
 
@@ -75,12 +74,11 @@ class _Part:
 class Slots:
     """All requests of one model: those in slots and, oldest first, those waiting for one."""
 
-    def __init__(self, model: Model, context: Context, reader: Reader) -> None:
-        self._model, self._context, self._reader = model, context, reader
+    def __init__(self, model: Model, context: Context, reader: Reader, keeper: Keeper) -> None:
+        self._model, self._context, self._reader, self._keeper = model, context, reader, keeper
         self._slots = [_Slot(sequence) for sequence in range(context.slots)]
         self._constraints = Constraints(model.vocabulary)
         self._waiting: deque[tuple[GenerationRequest, Prompt]] = deque()
-        self._grants = 0
 
     @property
     def is_busy(self) -> bool:
@@ -102,11 +100,17 @@ class Slots:
                 return [self._end(slot, slot.answer, StopReason.CANCELLED)]
         return []
 
+    def save(self, limit: Seconds) -> list[FromWorker]:
+        """Save what the slots hold, for as long; what was saved."""
+        self._keeper.save(self._slots, limit)
+        return self._saved()
+
     def step(self) -> list[FromWorker]:
         """Decode one batch; what it gave, as frames to send. Raises DecodeError."""
         pieces: list[Piece] = []
         frames: list[FromWorker] = []
         self._grant(pieces, frames)
+        frames += self._saved()
         parts = self._fill()
         if parts:
             status = self._context.decode()
@@ -121,10 +125,8 @@ class Slots:
     def _grant(self, pieces: list[Piece], frames: list[FromWorker]) -> None:
         while self._waiting and (free := [slot for slot in self._slots if slot.answer is None]):
             request, prompt = self._waiting.popleft()
-            index, reuse = choose([(slot.held, slot.used) for slot in free], prompt.tokens, self._model.can_trim)
-            slot = free[index]
             try:
-                answer = self._begin(slot, request, prompt, reuse)
+                slot, answer = self._begin(free, request, prompt)
             except Exception as error:  # one request's trouble is not the others'
                 frames.append(failed(request.id, error))
                 continue
@@ -132,19 +134,19 @@ class Slots:
                 pieces.append(Piece(request.id, prompt.text, 0))
             slot.answer = answer
 
-    def _begin(self, slot: _Slot, request: GenerationRequest, prompt: Prompt, reuse: Tokens) -> _Answer:
+    def _saved(self) -> list[FromWorker]:
+        saved, self._keeper.saved = self._keeper.saved, []
+        return [*saved]
+
+    def _begin(self, free: list[_Slot], request: GenerationRequest, prompt: Prompt) -> tuple[_Slot, _Answer]:
         began = perf_counter()
         constraint = self._constraints.make(request)
         sampler = Sampler(request, self._model.vocabulary, self._context.length, prompt.tokens, constraint)
-        if reuse < len(slot.held) and not self._context.trim(slot.sequence, reuse):
-            reuse = 0
-            self._context.trim(slot.sequence, 0)
-        del slot.held[reuse:]
-        self._grants += 1
-        slot.used = self._grants
+        seat = self._keeper.seat(free, prompt.tokens, request.adapter, request.caches)
         room = self._context.length - len(prompt.tokens)
         limit = room if request.max_tokens is None else min(room, request.max_tokens)
-        return _Answer(request, prompt, sampler, Text(prompt.stops), limit, reuse, began)
+        text = Text(prompt.stops)
+        return seat.slot, _Answer(request, prompt, sampler, text, limit, seat.cached, seat.restored, began)
 
     def _fill(self) -> list[_Part]:
         """Put every slot's next tokens into the batch: all decode steps, then fair shares of prompts."""
@@ -157,7 +159,8 @@ class Slots:
             if answer is None:
                 continue
             if answer.answering is None:
-                prefilling.append((len(answer.prompt.tokens) - len(slot.held), slot, answer))
+                pause = self._keeper.pause(slot, len(answer.prompt.tokens))
+                prefilling.append((pause - len(slot.held), slot, answer))
                 continue
             tokens = [answer.last]
             row = context.add(slot.sequence, tokens, len(slot.held), True)
@@ -173,14 +176,16 @@ class Slots:
             room -= count
             start = len(slot.held)
             tokens = answer.prompt.tokens[start : start + count]
-            row = context.add(slot.sequence, tokens, start, count == left)
-            parts.append(_Part(slot, answer, tokens, row, count == left))
+            is_last = start + count == len(answer.prompt.tokens)
+            row = context.add(slot.sequence, tokens, start, is_last)
+            parts.append(_Part(slot, answer, tokens, row, is_last))
         return parts
 
     def _collect(self, parts: list[_Part], pieces: list[Piece], frames: list[FromWorker]) -> None:
         for part in parts:
             part.slot.held += part.tokens
             if not part.has_logits:
+                self._keeper.evaluated(part.slot, len(part.answer.prompt.tokens))
                 continue
             try:
                 ending = self._advance(part, pieces)
@@ -238,8 +243,7 @@ class Slots:
             count, length = len(answer.prompt.tokens), self._context.length
             message = f"llama.cpp has no room in its cache for a prompt of {count} tokens (context {length})"
             frame = Failed(answer.request.id, "context_length_exceeded", message, count, length)
-        self._context.trim(part.slot.sequence, 0)
-        part.slot.held.clear()
+        self._keeper.forget(part.slot)
         return frame
 
     def _end(self, slot: _Slot, answer: _Answer, reason: StopReason) -> Finished:

@@ -51,7 +51,7 @@ async def gone(sizer: Sizer) -> None:
 
 async def test_the_size_is_near_the_arithmetic_and_holds_the_process(smollm: Variant, sizer: Sizer) -> None:
     sized = await sizer.size(smollm, ON_HOST, ())
-    exact = sized[HOST] - process_bytes(smollm.shape)
+    exact = sized[HOST] - process_bytes(smollm)
     kept = weights_and_cache(smollm, ON_HOST)[HOST]
     assert 0 < exact - kept < 32 * MiB, "the rest is compute buffers"
     assert list(sized) == [HOST]

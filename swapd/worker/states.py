@@ -1,0 +1,218 @@
+"""What the slots hold, and how as little as possible of it is evaluated twice.
+
+Used by `slots`: `seat` finds a request the slot that spares most, from what slots hold or from what was saved;
+conversations that are overwritten or whose model leaves are saved first. Three kinds of memory:
+
+- full attention: a sequence can be cut back to any prefix;
+- sliding windows: to those whose window is still there, which after a long answer the prompt's is not;
+- recurrent states: to none.
+
+For the last two what cannot be cut back is copied shortly before the end of each prompt (the checkpoint): there the
+next request of the conversation goes on, if it does not go on from all that is held. Template and tokenizer may write
+an old answer otherwise than it was generated.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence as Listed
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Final, Generic, TypeVar
+
+from swapd.units import Seconds, Tokens
+from swapd.wire import Prompts, Saved
+from swapd.worker.llama import Context, Model
+from swapd.worker.prompts import choose, common_prefix
+from swapd.worker.shelf import Entry, Shelf
+
+WORTH_SAVING: Final[Tokens] = 128
+"""Shorter conversations are evaluated anew: a file costs more than it spares."""
+WORTH_RESTORING: Final[Tokens] = 64
+"""What a file must spare beyond what a slot holds anyway."""
+WORTH_COPYING: Final[Tokens] = 64
+"""What a checkpoint must be ahead of the one before it."""
+TAIL: Final[Tokens] = 16
+"""The end of the prompt is left out of the checkpoint: the opening of the answer is not always rendered again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What cannot be cut back of a sequence, as it was `at` so many tokens."""
+
+    at: Tokens
+    copy: ctypes.Array[ctypes.c_uint8]
+
+
+@dataclass(slots=True)
+class Sequence:
+    """One slot's part of the cache."""
+
+    sequence: int
+    held: list[int] = field(default_factory=list)
+    """The tokens whose keys and values the sequence holds."""
+    used: int = 0
+    """When a request was last given it, counted in requests."""
+    adapter: str = ""
+    """With which they were computed."""
+    checkpoint: Checkpoint | None = None
+
+
+S = TypeVar("S", bound=Sequence)
+
+
+@dataclass(frozen=True, slots=True)
+class Seat(Generic[S]):
+    """Where a request goes: `cached` tokens of its prompt are there; `restored` of them come from a file."""
+
+    slot: S
+    cached: Tokens
+    restored: Tokens
+
+
+class Keeper:
+    """Of one model's context. `saved` is filled with what the daemon has to be told."""
+
+    def __init__(self, model: Model, context: Context, order: Prompts | None) -> None:
+        """No `order`: nothing is saved, nothing restored."""
+        self._context = context
+        self._window, self._is_recurrent = model.window, model.is_recurrent
+        self._can_cut = not (model.window or model.is_recurrent)
+        self._shelf = None if order is None else Shelf(order, context.length)
+        self._requests = 0
+        self.saved: list[Saved] = []
+
+    def seat(self, free: Listed[S], prompt: list[int], adapter: str = "", caches: bool = True) -> Seat[S]:
+        """Choose a free slot for the prompt and make it hold as much of its beginning as can be had."""
+        there = [self._reusable(slot, prompt, adapter) if caches else 0 for slot in free]
+        slot = free[choose([(tokens, slot.used) for tokens, slot in zip(there, free, strict=True)], len(prompt))]
+        reuse = self._reusable(slot, prompt, adapter) if caches else 0
+        found = None
+        if self._shelf is not None and caches:
+            found = self._shelf.best(prompt, adapter, self._can_cut, reuse + WORTH_RESTORING)
+        if found is None:
+            self._set_aside(slot, reuse)
+            restored = 0
+        else:
+            self._set_aside(slot, 0)
+            if not self._restore(slot, found[0]):  # which is left out from now on
+                return self.seat(free, prompt, adapter, caches)
+            reuse = restored = self._reusable(slot, prompt, adapter)
+        cached = self._cut(slot, reuse)
+        self._requests += 1
+        slot.used, slot.adapter = self._requests, adapter
+        return Seat(slot, cached, min(restored, cached))
+
+    def pause(self, slot: Sequence, prompt: Tokens) -> Tokens:
+        """How far a prompt of this length is to be evaluated before `evaluated` is called."""
+        at = prompt - TAIL
+        return at if len(slot.held) < at and self._is_ahead(slot, at) else prompt
+
+    def evaluated(self, slot: Sequence, prompt: Tokens) -> None:
+        """A part of the prompt, not its end, has been evaluated."""
+        at, old = prompt - TAIL, slot.checkpoint
+        if len(slot.held) == at and self._is_ahead(slot, at):
+            slot.checkpoint = None
+            copy = self._context.partial(slot.sequence, None if old is None else old.copy)
+            if copy is not None:
+                slot.checkpoint = Checkpoint(at, copy)
+
+    def forget(self, slot: Sequence) -> None:
+        """Nothing that the sequence holds is of use any more."""
+        self._context.trim(slot.sequence, 0)
+        slot.held.clear()
+        slot.checkpoint = None
+
+    def save(self, slots: Listed[Sequence], limit: Seconds) -> None:
+        """What all slots hold, the last used first; none is begun after the limit."""
+        end = perf_counter() + limit
+        for slot in sorted(slots, key=lambda slot: -slot.used):
+            if perf_counter() < end:
+                self._save(slot)
+
+    # --- in memory
+
+    def _is_ahead(self, slot: Sequence, at: Tokens) -> bool:
+        """Whether a checkpoint there is worth its copy."""
+        return not self._can_cut and at - (slot.checkpoint.at if slot.checkpoint else 0) >= WORTH_COPYING
+
+    def _reusable(self, slot: Sequence, prompt: list[int], adapter: str) -> Tokens:
+        """How many tokens of the prompt need not be evaluated in this slot; never its last one."""
+        if slot.adapter != adapter:
+            return 0
+        shared = min(common_prefix(slot.held, prompt), len(prompt) - 1)
+        if shared == len(slot.held) or shared >= self._shortest(slot):
+            return shared
+        return slot.checkpoint.at if slot.checkpoint is not None and slot.checkpoint.at <= shared else 0
+
+    def _shortest(self, slot: Sequence) -> Tokens:
+        """The shortest prefix, above none, that the sequence can be cut to as it is."""
+        if self._is_recurrent:
+            return len(slot.held)
+        first = self._context.first(slot.sequence) if self._window else 0
+        return first + self._window if first > 0 else 0
+
+    def _cut(self, slot: Sequence, length: Tokens) -> Tokens:
+        """Make the slot hold its first `length` tokens; none, where llama.cpp cannot. How many it holds."""
+        if length < len(slot.held):
+            is_cut = length > 0
+            if is_cut and length < self._shortest(slot):
+                checkpoint = slot.checkpoint
+                is_cut = checkpoint is not None and self._context.set_partial(slot.sequence, checkpoint.copy)
+            is_cut = is_cut and self._context.trim(slot.sequence, length)
+            if not is_cut or self._context.last(slot.sequence) != length - 1:
+                self.forget(slot)
+            del slot.held[length:]
+        if slot.checkpoint is not None and slot.checkpoint.at > len(slot.held):
+            slot.checkpoint = None
+        return len(slot.held)
+
+    # --- in files
+
+    def _set_aside(self, slot: Sequence, kept: Tokens) -> None:
+        """Save what the slot holds, if most of that is about to be overwritten."""
+        if len(slot.held) >= max(WORTH_SAVING, 2 * kept):
+            self._save(slot)
+
+    def _save(self, slot: Sequence) -> None:
+        shelf, held = self._shelf, slot.held
+        if shelf is None or len(held) < WORTH_SAVING or shelf.covers(held, slot.adapter, self._can_cut):
+            return
+        checkpoint, at = (bytes(slot.checkpoint.copy), slot.checkpoint.at) if slot.checkpoint else (b"", 0)
+        if not shelf.has_room(self._context.size(slot.sequence) + len(checkpoint)):
+            return
+        path: Path | None = None
+        try:
+            path = shelf.begin()
+            if not self._context.save(slot.sequence, str(path)):
+                raise OSError(f"cannot write {path}")
+            replaced = shelf.finish(path, held, slot.adapter, checkpoint, at)
+        except OSError:  # no room, or no folder any more: the conversation will be evaluated anew
+            if path is not None:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+            return
+        self.saved.append(Saved(path.name, replaced))
+
+    def _restore(self, slot: Sequence, entry: Entry) -> bool:
+        """False: it could not be used and is left out; the slot is then empty."""
+        assert self._shelf is not None
+        found = self._shelf.open(entry)
+        self.forget(slot)
+        if found is None:
+            return False
+        head, checkpoint = found
+        tokens = list(head.ids)
+        if not self._context.restore(slot.sequence, str(entry.path)):
+            self._shelf.leave_out(entry)  # made for a context of another kind
+            return False
+        if self._context.last(slot.sequence) != len(tokens) - 1:
+            self.forget(slot)
+            self._shelf = None  # restoring does not work for this model: nothing more is saved
+            return False
+        slot.held, slot.adapter = tokens, head.adapter
+        if checkpoint:
+            slot.checkpoint = Checkpoint(head.at, (ctypes.c_uint8 * len(checkpoint)).from_buffer_copy(checkpoint))
+        return True

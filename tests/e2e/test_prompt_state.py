@@ -1,0 +1,93 @@
+"""Conversations survive their model's eviction and the daemon's restart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import GEMMA, SMOL, Daemon, Start
+from tests.e2e.test_swapping import ROOM_FOR_ONE
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+MODELS = """
+[models."smollm2-135m"]
+context = 4096
+slots = 1
+[models."gemma3-270m"]
+context = 4096
+slots = 1
+"""
+CACHE = '[paths]\ncache = "{}"\n'
+STORY = " ".join(
+    f"Visitor {i} of the museum bought {i * 7 % 13} postcards and asked for painting number {i * 31 % 97}."
+    for i in range(100)
+)
+"""About 2,000 tokens for SmolLM2 and 2,700 for Gemma."""
+
+
+def complete(daemon: Daemon, model: str, prompt: str, **more: Any) -> Any:
+    body = {"model": model, "prompt": prompt, "max_tokens": 12, "temperature": 0} | more
+    status, answer = daemon.call("/v1/completions", body)
+    assert status == 200, answer
+    return answer
+
+
+def cached(answer: Any) -> tuple[int, int]:
+    """Cached tokens of the prompt, and all of them."""
+    usage = answer["usage"]
+    assert answer["timings"]["cache_n"] == usage["prompt_tokens_details"]["cached_tokens"]
+    assert answer["timings"]["prompt_n"] == usage["prompt_tokens"] - usage["prompt_tokens_details"]["cached_tokens"]
+    return usage["prompt_tokens_details"]["cached_tokens"], usage["prompt_tokens"]
+
+
+@pytest.mark.parametrize(("model", "other"), [(SMOL, GEMMA), (GEMMA, SMOL)])
+def test_a_conversation_goes_on_after_an_eviction_and_after_a_restart(
+    start: Start, tmp_path: Path, model: str, other: str
+) -> None:
+    """At least 98 % of it is not read again, and the text is what it would have been without the swap."""
+    settings = ROOM_FOR_ONE + CACHE.format(tmp_path / "prompts")
+    daemon = start(settings, common=MODELS)
+    first = complete(daemon, model, STORY)
+    assert cached(first)[0] == 0
+    goes_on = STORY + first["choices"][0]["text"] + " Then"
+    stayed = complete(daemon, model, goes_on)
+
+    complete(daemon, other, "One, two,")
+    assert daemon.resident_names() == {other}
+    back = complete(daemon, model, goes_on)
+    reused, prompt = cached(back)
+    assert prompt >= 2000
+    assert reused >= 0.98 * prompt
+    assert back["choices"][0]["text"] == stayed["choices"][0]["text"]
+    (row,) = daemon.status()["models"]
+    assert row["restored"] == reused
+
+    assert daemon.stop() == 0
+    again = start(settings, common=MODELS)
+    after = complete(again, model, goes_on)
+    assert cached(after)[0] >= 0.98 * prompt
+    assert after["choices"][0]["text"] == stayed["choices"][0]["text"]
+
+
+def test_a_reload_that_changes_the_context_keeps_the_conversation(start: Start) -> None:
+    daemon = start(common=MODELS)
+    complete(daemon, SMOL, STORY)
+    daemon.write_config("", common=MODELS.replace("4096", "3072"))
+    assert daemon.swapctl("reload").returncode == 0
+    assert daemon.swapctl("unload", SMOL).returncode == 0 or daemon.resident_names() == set()
+    daemon.wait_status(lambda status: not status["models"])
+
+    reused, prompt = cached(complete(daemon, SMOL, STORY + " Then"))
+    assert reused >= 0.98 * prompt
+    assert daemon.status()["models"][0]["context"] == 3072
+
+
+def test_without_a_prompt_cache_nothing_is_saved(start: Start, tmp_path: Path) -> None:
+    daemon = start('[memory]\nprompt_cache = "0"\n' + CACHE.format(tmp_path / "prompts"), common=MODELS)
+    complete(daemon, SMOL, STORY[:3000])
+    assert daemon.swapctl("unload", SMOL).returncode == 0
+    assert not (tmp_path / "prompts").exists()
+    assert cached(complete(daemon, SMOL, STORY[:3000]))[0] == 0
