@@ -187,6 +187,7 @@ async def _reload(
     app[GUARD].settings = guard_settings(new)
     engine.post(PolicyChanged(engine.now(), new.policy))
     await gateway.rescan()
+    gateway.retire_unreachable()
     for problem in catalog.problems():
         log.warning("catalog", problem=problem)
     kept = replace(new, listen=old.listen, threads=old.threads, cache_dir=old.cache_dir)

@@ -73,11 +73,11 @@ def test_a_conversation_goes_on_after_an_eviction_and_after_a_restart(
 
 
 def test_a_reload_that_changes_the_context_keeps_the_conversation(start: Start) -> None:
+    """The model as it was can be reached by nobody: it leaves, and what it held goes on in the one that follows."""
     daemon = start(common=MODELS)
     complete(daemon, SMOL, STORY)
     daemon.write_config("", common=MODELS.replace("4096", "3072"))
     assert daemon.swapctl("reload").returncode == 0
-    assert daemon.swapctl("unload", SMOL).returncode == 0 or daemon.resident_names() == set()
     daemon.wait_status(lambda status: not status["models"])
 
     reused, prompt = cached(complete(daemon, SMOL, STORY + " Then"))
