@@ -187,7 +187,7 @@ async def _reload(
     app[GUARD].settings = guard_settings(new)
     engine.post(PolicyChanged(engine.now(), new.policy))
     await gateway.rescan()
-    gateway.retire_unreachable()
+    _retire_unreachable(catalog, engine)
     for problem in catalog.problems():
         log.warning("catalog", problem=problem)
     kept = replace(new, listen=old.listen, threads=old.threads, cache_dir=old.cache_dir)
@@ -195,6 +195,13 @@ async def _reload(
         log.warning("[server] listen, [engine] threads and [paths] cache count only after a restart")
     log.info("reloaded", source=str(new.source or "defaults"), models=len(gateway.models()))
     return kept
+
+
+def _retire_unreachable(catalog: Catalog, engine: Engine) -> None:
+    """Unload, after their answers, what no name stands for any more: its settings or its file have changed."""
+    reachable = {model.variant.id for model in catalog.models() if model.variant is not None}
+    for variant in {resident.variant.id for resident in engine.state.residents.values()} - reachable:
+        engine.post(UnloadRequested(engine.now(), variant))
 
 
 async def _recall(learnt: Learnt, pool: Pool, catalog: Catalog, engine: Engine) -> None:

@@ -309,12 +309,6 @@ class Gateway:
             await engine.next_change()
         return bool(leaving)
 
-    def retire_unreachable(self) -> None:
-        """Unload, after their answers, what no name stands for any more: its settings or its file have changed."""
-        reachable = {model.variant.id for model in self.models() if model.variant is not None}
-        for variant in {r.variant.id for r in self._engine.state.residents.values()} - reachable:
-            self._engine.post(UnloadRequested(self._engine.now(), variant))
-
     async def pin(self, name: str) -> None:
         self._pins[(await self.find(name)).name] = True
         self._tell_pins()
