@@ -230,13 +230,14 @@ def test_a_sliding_window_model_works_in_one_and_several_slots(spare: Child, gem
     assert texts == {alone.text}
 
 
-def test_a_sliding_window_model_reuses_only_what_it_goes_on_from(spare: Child, gemma: Path) -> None:
+def test_a_sliding_window_model_goes_back_as_far_as_its_window_is_still_there(spare: Child, gemma: Path) -> None:
     spare.load(a_load(gemma))
-    base = tuple(range(1000, 1600))
-    first = spare.generate(ask(base, name="1", max_tokens=0))[0].ending.usage
-    other = spare.generate(ask((*base[:500], 7, 8), name="2", max_tokens=0))[0].ending.usage
-    longer = spare.generate(ask((*base[:500], 7, 8, 9), name="3", max_tokens=0))[0].ending.usage
-    assert (first.cached, other.cached, longer.cached) == (0, 0, 502)
+    base = tuple(range(1000, 2400))
+    cached = []
+    for number, prompt in enumerate((base, (*base[:1390], 7, 8), (*base[:1390], 7, 8, 9), (*base[:700], 7, 8))):
+        (answer,) = spare.generate(ask(prompt, name=str(number), max_tokens=0))
+        cached.append(answer.ending.usage.cached)
+    assert cached == [0, 1390, 1392, 0]
 
 
 def test_a_model_without_a_template_ends_its_turn_too(spare: Child, gemma: Path) -> None:
