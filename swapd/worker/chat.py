@@ -1,37 +1,31 @@
-"""Chat templates: a model file's own Jinja2, in a sandbox, or a plain ChatML where the file has none.
+"""Chat templates: from a request's messages and tools to the prompt, in the model's own words where it has them.
 
-Used by `prompts`. The template comes with the file and is not trusted: no attribute of Python's, no change of what
-it is given, bounded time, memory and output.
+Used by `prompts`. What a template does not know is told in words that it does: tools in a system message, results
+as the user's, a system message with the first of the user's.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import resource
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from pathlib import Path
-from types import FrameType
-from typing import Any, Final, NoReturn
-
-import jinja2
-from jinja2 import nodes
-from jinja2.exceptions import SecurityError
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Final
 
 from swapd.errors import InvalidRequest
-from swapd.generation import Message, Role
-from swapd.units import Bytes, MiB, Seconds
+from swapd.generation import GenerationRequest, Message, Role, Tool, ToolChoice
+from swapd.worker.abilities import Abilities, Told, call_document, probe, tool_document
+from swapd.worker.sandbox import Broken, Refused, Template
+from swapd.worker.toolcalls import harmony
+from swapd.worker.toolcalls.formats import GENERIC, HARMONY, Format, Thinking, format_of, thinking_of
 
-TIME_LIMIT: Final[Seconds] = 5.0
-MEMORY_LIMIT: Final[Bytes] = 1024 * MiB
 OUTPUT_FACTOR: Final = 4
 OUTPUT_SLACK: Final = 2**20
-_MAX_EXPONENT: Final = 64
+_MAX_TEMPLATES: Final = 8
+"""Templates of requests that are kept compiled."""
+_MISTRAL_ID: Final = 9
 
 CHATML_END: Final = "<|im_end|>"
 CHATML: Final = (
@@ -39,49 +33,68 @@ CHATML: Final = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
-
-class _Refused(Exception):
-    """The template itself says that these messages are not for its model."""
-
-
-class _Generation(Extension):
-    """`{% generation %}` marks the assistant's words for training; here its content is plain content."""
-
-    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it as a plain set
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+_EXPLAINED: Final = (
+    "You can call these tools, of which each has a name, what it does, and a JSON Schema of its arguments:\n"
+    "{tools}\n\n"
+    "To call a tool, answer with nothing but this, with its name and a JSON object of its arguments:\n"
+    "{form}\n"
+    "{several} You are told the result in the next message. If no tool helps, answer in plain words."
+)
+_SEVERAL: Final = "To call more than one, write one such call after the other."
+_ONE: Final = "Call one tool at a time."
 
 
-class _Sandbox(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset({"**"})
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A prompt, ending where the assistant's turn goes on, and how the rest of that turn is to be read."""
 
-    def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
-        """Powers run inside one C call that no timer interrupts."""
-        if isinstance(right, (int, float)) and right > _MAX_EXPONENT:
-            raise SecurityError(f"a power of {right}")
-        return super().call_binop(context, operator, left, right)
-
-
-def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
-    known = {name: option for name, option in options.items() if name in {"separators", "sort_keys"}}
-    return json.dumps(value, ensure_ascii=False, indent=indent, **known)
-
-
-def _refuse(reason: str) -> NoReturn:
-    raise _Refused(str(reason))
-
-
-def _now(form: str) -> str:
-    return datetime.now(UTC).astimezone().strftime(form)
+    text: str
+    form: Format
+    thinking: Thinking | None
+    primer: str
+    """What of the turn is in the prompt already, as far as it matters to a parser."""
 
 
 class ChatTemplate:
-    """Compiled once per load. `source`: "model", or "chatml" where the file has no template."""
+    """A model's templates. `source`: "model", or "chatml" where the file has none."""
 
-    def __init__(self, template: str | None, bos: str, eos: str) -> None:
+    def __init__(self, template: str | None, bos: str, eos: str, tool_use: str | None = None) -> None:
+        """`tool_use`: some files have a second template, for requests with tools."""
         self.source = "model" if template else "chatml"
+        self._bos, self._eos = bos, eos
+        self._own = _Compiled(template or CHATML, bos, eos)
+        self._tool_use = _Compiled(tool_use, bos, eos) if tool_use else None
+        self._given: OrderedDict[str, _Compiled] = OrderedDict()
+
+    def render(self, request: GenerationRequest) -> Turn:
+        """Raises InvalidRequest."""
+        offered = () if request.tool_choice is ToolChoice.NONE else request.tools
+        if request.template:
+            compiled = self._compiled(request.template)
+        elif self._tool_use is not None and offered:
+            compiled = self._tool_use
+        else:
+            compiled = self._own
+        try:
+            return _Renderer(compiled, request, offered).render()
+        except Refused as error:
+            raise InvalidRequest(f"the model's chat template refuses these messages: {error}", "messages") from error
+        except Broken as error:
+            raise InvalidRequest(f"cannot use the model's chat template: {error}", "messages") from error
+
+    def _compiled(self, template: str) -> _Compiled:
+        compiled = self._given.pop(template, None) or _Compiled(template, self._bos, self._eos)
+        self._given[template] = compiled
+        if len(self._given) > _MAX_TEMPLATES:
+            self._given.popitem(last=False)
+        return compiled
+
+
+class _Compiled:
+    """One template, and what is known of it."""
+
+    def __init__(self, source: str, bos: str, eos: str) -> None:
+        self._template = Template(source)
         self._names: Mapping[str, Any] = {
             "bos_token": bos,
             "eos_token": eos,
@@ -89,72 +102,212 @@ class ChatTemplate:
             "tools": None,
             "documents": None,
         }
-        environment = _Sandbox(
-            trim_blocks=True,
-            lstrip_blocks=True,
-            autoescape=False,  # the output is a prompt, not HTML
-            extensions=["jinja2.ext.loopcontrols", _Generation],
+        self._source = source
+        self.thinking = thinking_of(source)
+
+    @cached_property
+    def abilities(self) -> Abilities:
+        return probe(lambda messages, names: self.render(messages, names, OUTPUT_SLACK))
+
+    @cached_property
+    def form(self) -> Format:
+        return format_of(self._source)
+
+    @property
+    def has_short_ids(self) -> bool:
+        """Mistral's templates refuse ids of another length than nine."""
+        return f"length != {_MISTRAL_ID}" in self._source
+
+    def render(self, messages: Sequence[Told], names: Mapping[str, Any], limit: int) -> str:
+        """Raises Refused, Broken."""
+        return self._template.render({**self._names, **names, "messages": messages}, limit)
+
+
+class _Renderer:
+    """One request in one template."""
+
+    def __init__(self, compiled: _Compiled, request: GenerationRequest, offered: tuple[Tool, ...]) -> None:
+        self._compiled, self._request, self._offered = compiled, request, offered
+        self._abilities = compiled.abilities
+        self._form = compiled.form if self._abilities.has_tools or self._abilities.has_calls else GENERIC
+
+    def render(self) -> Turn:
+        request = self._request
+        messages, prefill = request.messages, None
+        if request.continues and messages and messages[-1].role is Role.ASSISTANT:
+            messages, prefill = messages[:-1], messages[-1]
+        names = self._names(prefill)
+        told = self._plain(messages)
+        limit = OUTPUT_FACTOR * sum(map(len, _texts(told, names))) + OUTPUT_SLACK
+        try:
+            text = self._compiled.render([self._told(m) for m in told], names, limit)
+        except Refused:
+            merged = _merged(told)
+            if merged == told:
+                raise
+            text = self._compiled.render([self._told(m) for m in merged], names, limit)
+        return self._begun(text, prefill)
+
+    def _names(self, prefill: Message | None) -> dict[str, Any]:
+        request = self._request
+        names: dict[str, Any] = {}
+        thinks = request.thinking
+        if prefill is not None and thinks is None and self._compiled.thinking is not None:
+            thinks = bool(prefill.thinking)
+        if thinks is not None:
+            names["enable_thinking"] = names["thinking"] = thinks
+        if request.effort:
+            names["reasoning_effort"] = request.effort
+        if self._offered and self._abilities.has_tools:
+            names["tools"] = [
+                tool_document(tool.name, tool.description, json.loads(tool.parameters)) for tool in self._offered
+            ]
+        values = json.loads(request.template_values)
+        if not isinstance(values, dict):
+            raise InvalidRequest("cannot use the values for the chat template: an object is expected", "messages")
+        return names | values
+
+    def _begun(self, text: str, prefill: Message | None) -> Turn:
+        """The prompt with what the assistant has said of its turn."""
+        thinking, form = self._compiled.thinking, self._form
+        if self._compiled.form is HARMONY:
+            primer = "" if prefill is None else harmony.prefill(prefill.thinking, prefill.content)
+            return Turn(text + primer, HARMONY, None, primer)
+        primer = ""
+        if thinking is not None:
+            opens = thinking.opens.rstrip()
+            before, found, after = text.rpartition(opens)
+            primer = text[len(before) :] if found and not after.strip() else ""
+        if prefill is None:
+            return Turn(text, form, thinking, primer)
+        said = prefill.content
+        if thinking is not None and (primer or prefill.thinking):
+            opened = "" if primer else thinking.opens
+            closed = thinking.closes + "\n\n" if prefill.content else ""
+            said = f"{opened}{prefill.thinking}{closed}{prefill.content}"
+        return Turn(text + said, form, thinking, (primer + said).rstrip())
+
+    # --- messages that the template knows
+
+    def _plain(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages, and what the template does not know said in others."""
+        abilities = self._abilities
+        plain = [self._as_words(message) for message in messages]
+        if self._offered and not self._abilities.has_tools:
+            plain = _after_system(plain, self._explanation())
+        if not abilities.has_system:
+            plain = _without_system(plain)
+        return plain
+
+    def _as_words(self, message: Message) -> Message:
+        """A call or a result in words, where the template has none."""
+        if message.calls and not self._abilities.has_calls:
+            calls = [self._form.spelling.call(call.name, call.arguments or "{}") for call in message.calls]
+            return replace(message, content="\n".join(filter(None, (message.content, *calls))), calls=())
+        if message.role is Role.TOOL and not self._abilities.has_results:
+            of = f" of {message.name}" if message.name else ""
+            return Message(Role.USER, f"Result{of}: {message.content}")
+        return message
+
+    def _explanation(self) -> str:
+        tools = "\n".join(
+            json.dumps(
+                {"name": tool.name, "description": tool.description, "arguments": json.loads(tool.parameters)},
+                ensure_ascii=False,
+            )
+            for tool in self._offered
         )
-        environment.filters["tojson"] = _to_json
-        environment.globals.update(raise_exception=_refuse, strftime_now=_now)
-        self._broken: str | None = None
-        try:
-            with _bounded():
-                self._template = environment.from_string(template or CHATML)
-        except Exception as error:  # the model still completes plain prompts
-            self._broken = f"{type(error).__name__}: {error}"
+        form = self._form.spelling.call("NAME", '{"ARGUMENT": "VALUE"}')
+        return _EXPLAINED.format(tools=tools, form=form, several=_SEVERAL if self._request.parallel_calls else _ONE)
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The prompt, ending where the assistant's turn begins. Raises InvalidRequest."""
-        if self._broken is not None:
-            raise InvalidRequest(f"cannot use the model's chat template: {self._broken}", "messages")
-        told = [{"role": _role(message.role), "content": message.content} for message in messages]
-        limit = OUTPUT_FACTOR * sum(len(message.content) for message in messages) + OUTPUT_SLACK
-        parts: list[str] = []
-        try:
-            with _bounded():
-                for part in self._template.generate(messages=told, **self._names):
-                    parts.append(part)
-                    limit -= len(part)
-                    if limit < 0:
-                        raise SecurityError("its output is out of proportion")
-        except _Refused as error:
-            raise InvalidRequest(f"the model's chat template refuses these messages: {error}", "messages") from error
-        except Exception as error:
-            raise InvalidRequest(
-                f"cannot use the model's chat template: {type(error).__name__}: {error}", "messages"
-            ) from error
-        return "".join(parts)
+    def _told(self, message: Message) -> Told:
+        """The message as templates know it."""
+        abilities = self._abilities
+        role = Role.SYSTEM if message.role is Role.DEVELOPER else message.role
+        content, thinking = message.content, message.thinking
+        told: Told = {"role": role.value}
+        if message.calls:
+            if self._compiled.form is HARMONY and content and thinking:  # which takes one of the two
+                content, thinking = "", f"{thinking}\n{content}"
+            told["tool_calls"] = [
+                call_document(
+                    self._id(call.id),
+                    call.name,
+                    call.arguments if abilities.wants_text_arguments else _object(call.arguments),
+                )
+                for call in message.calls
+            ]
+        parts = abilities.wants_parts and content
+        told["content"] = [{"type": "text", "text": content}] if parts else content
+        if message.calls and not content and abilities.wants_no_content:
+            told["content"] = None
+        if thinking:
+            told["reasoning_content"] = told["thinking"] = thinking
+        if message.call_id:
+            told["tool_call_id"] = self._id(message.call_id)
+        if message.name:
+            told["name"] = message.name
+        return told
 
-
-def _role(role: Role) -> str:
-    return Role.SYSTEM.value if role is Role.DEVELOPER else role.value
-
-
-@contextmanager
-def _bounded() -> Iterator[None]:
-    """At most TIME_LIMIT and MEMORY_LIMIT more, in the main thread; over it TimeoutError or MemoryError."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    room = used + MEMORY_LIMIT
-    ceilings = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
-    with _alarm():
-        resource.setrlimit(resource.RLIMIT_AS, (min([room, *ceilings]), hard))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    def _id(self, call_id: str) -> str:
+        if self._compiled.has_short_ids and (len(call_id) != _MISTRAL_ID or not call_id.isalnum()):
+            return hashlib.sha256(call_id.encode()).hexdigest()[:_MISTRAL_ID]
+        return call_id
 
 
-@contextmanager
-def _alarm() -> Iterator[None]:
-    def ring(_number: int, _frame: FrameType | None) -> NoReturn:
-        raise TimeoutError(f"not done after {TIME_LIMIT:g} s")
-
-    before: Callable[[int, FrameType | None], Any] | int | None = signal.signal(signal.SIGALRM, ring)
-    left, interval = signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT)
+def _object(arguments: str) -> Any:
+    """Arguments as a value; what a model wrote and is no JSON stays text."""
     try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, left, interval)  # somebody else's timer goes on
-        signal.signal(signal.SIGALRM, before)
+        return json.loads(arguments)
+    except ValueError:
+        return arguments
+
+
+def _texts(messages: Sequence[Message], names: Mapping[str, Any]) -> list[str]:
+    texts = [text for m in messages for text in (m.content, m.thinking, *(call.arguments for call in m.calls))]
+    return [*texts, json.dumps(names)]
+
+
+def _after_system(messages: Sequence[Message], text: str) -> list[Message]:
+    """With this text at the end of the first system message, or in one of its own."""
+    if messages and messages[0].role in (Role.SYSTEM, Role.DEVELOPER):
+        first = messages[0]
+        return [replace(first, content=f"{first.content}\n\n{text}"), *messages[1:]]
+    return [Message(Role.SYSTEM, text), *messages]
+
+
+def _without_system(messages: Sequence[Message]) -> list[Message]:
+    """System messages said by the user instead, together with what the user says next."""
+    told: list[Message] = []
+    held: list[str] = []
+    for message in messages:
+        if message.role in (Role.SYSTEM, Role.DEVELOPER):
+            held.append(message.content)
+        elif held and message.role is Role.USER:
+            told.append(replace(message, content="\n\n".join((*held, message.content))))
+            held = []
+        else:
+            if held:
+                told.append(Message(Role.USER, "\n\n".join(held)))
+                held = []
+            told.append(message)
+    if held:
+        told.append(Message(Role.USER, "\n\n".join(held)))
+    return told
+
+
+def _merged(messages: Sequence[Message]) -> list[Message]:
+    """Neighbours of one role as one message."""
+    told: list[Message] = []
+    for message in messages:
+        before = told[-1] if told else None
+        if before is not None and before.role is message.role and message.role is not Role.TOOL:
+            told[-1] = replace(
+                before,
+                content="\n\n".join(filter(None, (before.content, message.content))),
+                thinking="\n\n".join(filter(None, (before.thinking, message.thinking))),
+                calls=before.calls + message.calls,
+            )
+        else:
+            told.append(message)
+    return told

@@ -176,7 +176,7 @@ class Worker:
             self._channel.send(LoadFailed(error.out_of_memory, str(error)))
             return
         vocabulary = model.vocabulary
-        template = ChatTemplate(model.template, vocabulary.bos_text, vocabulary.eos_text)
+        template = ChatTemplate(model.template, vocabulary.bos_text, vocabulary.eos_text, model.tool_template)
         reader = Reader(vocabulary, template, context.length)
         self._context = context
         self._clerk = Clerk(vocabulary, model.template, reader)

@@ -86,7 +86,7 @@ class Vocabularies:
         if path not in self._open:
             file = VocabularyFile(path, self._log)
             vocabulary = file.vocabulary
-            template = ChatTemplate(file.template, vocabulary.bos_text, vocabulary.eos_text)
+            template = ChatTemplate(file.template, vocabulary.bos_text, vocabulary.eos_text, file.tool_template)
             self._open[path] = file, Clerk(vocabulary, file.template, Reader(vocabulary, template, _BOUNDLESS))
             if len(self._open) > MOST_OPEN:
                 self._open.popitem(last=False)[1][0].close()

@@ -7,7 +7,7 @@ it. Knows no request, no wire.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -93,6 +93,11 @@ class Vocabulary:
     def _text(self, token: int) -> str:
         return "" if token == _NO_TOKEN else C.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")
 
+    def silent(self, marks: Iterable[str]) -> dict[int, bytes]:
+        """The tokens in these marks that have no text of their own, and how they are written."""
+        tokens = {token for mark in marks for token in self.tokenize(mark, add_special=False)}
+        return {token: self._text(token).encode() for token in tokens if self.pieces[token] == b""}
+
     def tokenize(self, text: str, add_special: bool, parse_special: bool = True) -> list[int]:
         """`add_special`: BOS, EOS as this vocabulary wants them; `parse_special`: markers in `text` become tokens."""
         given = text.encode()
@@ -135,13 +140,14 @@ class VocabularyFile:
             raise CannotLoad(log.reason())
         self.vocabulary = Vocabulary(self._model)
         self.template = _template(self._model)
+        self.tool_template = _template(self._model, b"tool_use")
 
     def close(self) -> None:
         C.llama_model_free(self._model)
 
 
-def _template(model: Any) -> str | None:
-    template = C.llama_model_chat_template(model, None)
+def _template(model: Any, name: bytes | None = None) -> str | None:
+    template = C.llama_model_chat_template(model, name)
     return template.decode("utf-8", "replace") if template else None
 
 
@@ -165,6 +171,8 @@ class Model:
         self._keep = parameters  # llama.cpp looks at them again when it makes a context
         self.vocabulary = Vocabulary(self._model)
         self.template = _template(self._model)
+        self.tool_template = _template(self._model, b"tool_use")
+        """Another one for requests with tools, in some files."""
         self.window: Tokens = C.llama_model_n_swa(self._model)
         """Of layers that see only so many tokens back and keep few more; 0: there are none."""
         self.is_recurrent: bool = C.llama_model_is_recurrent(self._model) or C.llama_model_is_hybrid(self._model)

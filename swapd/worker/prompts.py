@@ -5,20 +5,38 @@ Used by `slots`. Knows templates and vocabularies, no cache and no batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from swapd.errors import ContextLengthExceeded, InvalidRequest
-from swapd.generation import GenerationRequest
+from swapd.generation import GenerationRequest, ToolChoice
 from swapd.units import Tokens
-from swapd.worker.chat import CHATML_END, ChatTemplate
+from swapd.worker.chat import CHATML_END, ChatTemplate, Turn
 from swapd.worker.infill import between
 from swapd.worker.llama import Vocabulary
+from swapd.worker.toolcalls.formats import HARMONY, Format, Thinking
+from swapd.worker.toolcalls.parser import Parser
+from swapd.worker.toolcalls.toolbox import Toolbox
 
 WORTH_KEEPING: Final = 10
 """A slot is chosen for its prefix if that is at least a tenth of the prompt: a shared greeting is no reason to
 overwrite somebody's long conversation while an older slot is free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """What a parser of the answer has to know."""
+
+    form: Format
+    thinking: Thinking | None
+    tools: Toolbox
+    primer: str
+    marks: Mapping[int, bytes]
+    """What is written for tokens that have no text of their own and mean something in this format."""
+
+    def parser(self) -> Parser:
+        return Parser(self.form, self.thinking, self.tools, self.primer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +45,8 @@ class Prompt:
     text: str
     """For echo."""
     stops: tuple[str, ...]
+    reading: Chat | None = None
+    """How a chat's answer is to be read; None: all of it is text."""
 
 
 class Reader:
@@ -34,6 +54,7 @@ class Reader:
 
     def __init__(self, vocabulary: Vocabulary, template: ChatTemplate, context: Tokens) -> None:
         self._vocabulary, self._template, self._context = vocabulary, template, context
+        self._known_marks: dict[tuple[str, Thinking | None], Mapping[int, bytes]] = {}
         self._chat_stops = (CHATML_END,) if template.source == "chatml" and not self._ends(CHATML_END) else ()
 
     def read(self, request: GenerationRequest) -> Prompt:
@@ -47,11 +68,13 @@ class Reader:
         """However long it is. Raises InvalidRequest."""
         vocabulary = self._vocabulary
         stops = request.stop
+        reading = None
         if request.suffix is not None:
             tokens = between(vocabulary, request, self._context)
             text = b"".join(map(vocabulary.spelled, tokens)).decode("utf-8", "replace")
         elif request.messages:
-            text = self._template.render(request.messages)
+            turn = self._template.render(request)
+            text, reading = turn.text, self._reading(request, turn)
             has_bos = bool(vocabulary.bos_text) and text.startswith(vocabulary.bos_text)
             tokens = vocabulary.tokenize(text, add_special=not has_bos)
             stops += self._chat_stops
@@ -65,7 +88,22 @@ class Reader:
             tokens = [vocabulary.bos]
         if not tokens:
             raise InvalidRequest("the prompt is empty", "prompt")
-        return Prompt(tokens, text, stops)
+        return Prompt(tokens, text, stops, reading)
+
+    def _reading(self, request: GenerationRequest, turn: Turn) -> Chat | None:
+        offered = () if request.tool_choice is ToolChoice.NONE else request.tools
+        tools = Toolbox.of(offered)
+        if not tools.schemas and turn.thinking is None and turn.form is not HARMONY:
+            return None
+        return Chat(turn.form, turn.thinking, tools, turn.primer, self._marks(turn.form, turn.thinking))
+
+    def _marks(self, form: Format, thinking: Thinking | None) -> Mapping[int, bytes]:
+        known = self._known_marks.get((form.name, thinking))
+        if known is None:
+            thoughts = () if thinking is None else (thinking.opens, thinking.closes)
+            known = self._vocabulary.silent((*form.opens, *form.marks, *thoughts))
+            self._known_marks[form.name, thinking] = known
+        return known
 
     def _ends(self, marker: str) -> bool:
         """Whether this text is one token that ends an answer."""

@@ -20,6 +20,7 @@ from swapd.worker.llama import Context, Model
 from swapd.worker.prompts import Prompt, Reader
 from swapd.worker.sampling import Sampler
 from swapd.worker.states import Keeper, Sequence
+from swapd.worker.telling import Teller
 from swapd.worker.text import Text
 
 PREFILL_BESIDE: Final[Tokens] = 256
@@ -38,6 +39,7 @@ class _Answer:
     prompt: Prompt
     sampler: Sampler
     text: Text
+    teller: Teller
     limit: Tokens
     cached: Tokens
     restored: Tokens
@@ -146,7 +148,9 @@ class Slots:
         room = self._context.length - len(prompt.tokens)
         limit = room if request.max_tokens is None else min(room, request.max_tokens)
         text = Text(prompt.stops)
-        return seat.slot, _Answer(request, prompt, sampler, text, limit, seat.cached, seat.restored, began)
+        parser = None if prompt.reading is None else prompt.reading.parser()
+        teller = Teller(request.id, parser, request.parallel_calls)
+        return seat.slot, _Answer(request, prompt, sampler, text, teller, limit, seat.cached, seat.restored, began)
 
     def _fill(self) -> list[_Part]:
         """Put every slot's next tokens into the batch: all decode steps, then fair shares of prompts."""
@@ -202,9 +206,11 @@ class Slots:
             answer.answering = perf_counter()
             if answer.limit <= 0:
                 return self._end(part.slot, answer, StopReason.LENGTH)
-        sampler = answer.sampler
+        sampler, reading = answer.sampler, answer.prompt.reading
         token = sampler.draw(self._context.logits(part.row))
         piece = None if token is None else self._model.vocabulary.pieces[token]
+        if token is not None and piece == b"" and reading is not None:
+            piece = reading.marks.get(token, b"")
         reason: StopReason | None = None
         if token is None or piece is None:
             reason = StopReason.STOP
@@ -216,21 +222,24 @@ class Slots:
             if sampler.likelihood is not None:
                 answer.untold.add(start, answer.text.decoded, sampler.likelihood)
             self._say(answer, text, tokens, pieces)
-            if answer.text.stop is not None:
-                return self._end(part.slot, answer, StopReason.STOP)
-            if sampler.is_over:
+            if answer.text.stop is not None or answer.teller.is_over or sampler.is_over:
                 reason = StopReason.STOP
             elif answer.completion >= answer.limit:
                 reason = StopReason.LENGTH
         if reason is None:
             return None
-        self._say(answer, *answer.text.finish(), pieces)
-        return self._end(part.slot, answer, StopReason.STOP if answer.text.stop is not None else reason)
+        if answer.text.stop is None:
+            self._say(answer, *answer.text.finish(), pieces)
+        pieces += answer.teller.finish()
+        if answer.text.stop is not None:
+            reason = StopReason.STOP
+        if reason is StopReason.STOP and answer.teller.has_calls:
+            reason = StopReason.TOOL_CALLS
+        return self._end(part.slot, answer, reason)
 
     def _say(self, answer: _Answer, text: str, tokens: Tokens, pieces: list[Piece]) -> None:
         if tokens:
-            logprobs = answer.untold.take(answer.text.sent)
-            pieces.append(Piece(answer.request.id, text, tokens, logprobs=logprobs))
+            pieces += answer.teller.tell(text, tokens, answer.untold.take(answer.text.sent))
 
     def _make_room(self, parts: list[_Part]) -> FromWorker:
         """End the request that wanted most of a cache that should have had room: the others go on."""

@@ -7,15 +7,15 @@ import re
 import pytest
 
 from swapd.errors import InvalidRequest
-from swapd.generation import Message, Role
-from swapd.worker import chat
+from swapd.generation import GenerationRequest, Message, Role
+from swapd.worker import sandbox
 from swapd.worker.chat import ChatTemplate
 
 HELLO = (Message(Role.USER, "Hello <you> & 'me'"),)
 
 
 def render(template: str | None, messages: tuple[Message, ...] = HELLO) -> str:
-    return ChatTemplate(template, "<s>", "</s>").render(messages)
+    return ChatTemplate(template, "<s>", "</s>").render(GenerationRequest("a", messages)).text
 
 
 def refused(template: str, messages: tuple[Message, ...] = HELLO) -> str:
@@ -28,7 +28,8 @@ def refused(template: str, messages: tuple[Message, ...] = HELLO) -> str:
 def test_a_file_without_a_template_gets_chatml() -> None:
     template = ChatTemplate(None, "", "")
     assert template.source == "chatml"
-    assert template.render((Message(Role.SYSTEM, "Be brief."), Message(Role.USER, "Hi"))) == (
+    request = GenerationRequest("a", (Message(Role.SYSTEM, "Be brief."), Message(Role.USER, "Hi")))
+    assert template.render(request).text == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     )
 
@@ -113,7 +114,7 @@ def test_a_template_cannot_eat_the_machine(template: str) -> None:
 
 
 def test_a_template_cannot_run_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat, "TIME_LIMIT", 0.2)
+    monkeypatch.setattr(sandbox, "TIME_LIMIT", 0.2)
     loop = "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}"
     assert "not done after 0.2 s" in refused(loop)
     assert render("x") == "x"
