@@ -105,7 +105,8 @@ def _result() -> Told:
 def _shows_call(render: Render, messages: Sequence[Told], names: Mapping[str, Any]) -> bool:
     """Whether the call's value is told, and neither as Python writes it nor as JSON inside of JSON."""
     text = _try(render, messages, names)
-    return _VALUE in text and f"{{'{_FIELD}'" not in text and f'\\"{_FIELD}' not in text
+    as_python, as_text = f"{{'{_FIELD}': '{_VALUE}'", json.dumps(json.dumps({_FIELD: _VALUE}))[1:-3]
+    return _VALUE in text and as_python not in text and as_text not in text
 
 
 def _says(render: Render, messages: Sequence[Told], word: str, names: Mapping[str, Any] | None = None) -> bool:

@@ -230,9 +230,9 @@ class Slots:
             return None
         if answer.text.stop is None:
             self._say(answer, *answer.text.finish(), pieces)
-        pieces += answer.teller.finish()
         if answer.text.stop is not None:
             reason = StopReason.STOP
+        pieces += answer.teller.finish(is_cut=reason is StopReason.LENGTH)
         if reason is StopReason.STOP and answer.teller.has_calls:
             reason = StopReason.TOOL_CALLS
         return self._end(part.slot, answer, reason)

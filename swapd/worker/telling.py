@@ -41,11 +41,11 @@ class Teller:
         self._logprobs += logprobs
         return self._pieces(self._parser.feed(text))
 
-    def finish(self) -> list[Piece]:
-        """What was held back, when no more text comes."""
+    def finish(self, *, is_cut: bool) -> list[Piece]:
+        """What was held back, when no more text comes. `is_cut`: because of a limit."""
         if self._parser is None:
             return []
-        pieces = self._pieces(self._parser.finish())
+        pieces = self._pieces(self._parser.finish(is_cut=is_cut))
         if self._tokens:
             tokens, logprobs = self._cost()
             pieces.append(Piece(self._request, "", tokens, logprobs=logprobs))

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from typing import Final
 
+from swapd.worker.toolcalls import jsons
 from swapd.worker.toolcalls.fields import as_json
 from swapd.worker.toolcalls.reading import Reading, Steps, closing
 
 _CLOSES: Final = {"<|tool_call>": "<tool_call|>", "<start_function_call>": "<end_function_call>"}
-_QUOTES: Final = ('<|"|>', "<escape>", '"')
+_QUOTES: Final = ('<|"|>', "<escape>")
 OPENS: Final = tuple(_CLOSES)
-MARKS: Final = (*_CLOSES.values(), *_QUOTES[:2])
+MARKS: Final = (*_CLOSES.values(), *_QUOTES)
 _SCALAR_ENDS: Final = (",", "}", "]")
 
 
@@ -48,17 +49,29 @@ def _object(r: Reading) -> Steps[bool]:
             r.argue(", ")
             yield from r.space()
         is_first = False
-        quote = yield from r.any_literal(_QUOTES)
-        texts: list[str] = []
-        if (yield from r.until([quote or ":"], texts.append)) is None:
+        key = yield from _key(r)
+        if key is None:
             return False
-        if quote:
-            yield from r.space()
-            if not (yield from r.literal(":")):
-                return False
-        r.argue(json.dumps("".join(texts).strip(), ensure_ascii=False) + ": ")
+        r.argue(json.dumps(key, ensure_ascii=False) + ": ")
         if not (yield from _value(r)):
             return False
+
+
+def _key(r: Reading) -> Steps[str | None]:
+    """With its colon; None: it breaks off."""
+    if (yield from r.next_is('"')):
+        key = yield from jsons.whole(r)
+        yield from r.space()
+        return key if isinstance(key, str) and (yield from r.literal(":")) else None
+    quote = yield from r.any_literal(_QUOTES)
+    texts: list[str] = []
+    if (yield from r.until([quote or ":"], texts.append)) is None:
+        return None
+    if quote:
+        yield from r.space()
+        if not (yield from r.literal(":")):
+            return None
+    return "".join(texts).strip()
 
 
 def _value(r: Reading) -> Steps[bool]:
@@ -67,6 +80,8 @@ def _value(r: Reading) -> Steps[bool]:
         return (yield from _object(r))
     if (yield from r.literal("[")):
         return (yield from _array(r))
+    if (yield from r.next_is('"')):
+        return (yield from jsons.value(r, r.argue))
     quote = yield from r.any_literal(_QUOTES)
     if quote:
         r.argue('"')

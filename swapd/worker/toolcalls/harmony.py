@@ -82,8 +82,9 @@ def _call(r: Reading, name: str) -> Steps[None]:
         return
     texts: list[str] = []
     is_whole = yield from _to_end(r, texts.append)
-    r.argue("".join(texts) or "{}")
-    if is_whole:
+    r.argue("".join(texts))
+    if is_whole or not r.is_cut:
+        r.argue("" if texts else "{}")
         r.close_call()
 
 

@@ -60,8 +60,9 @@ def _function(r: Reading) -> Steps[bool]:
         if not end.endswith("</parameter>"):  # forgotten
             r.back(len(end.strip()))
         yield from r.space()
-    fields.close()
-    yield from closing(r, "</function>")
+    if r.can_end:
+        fields.close()
+        yield from closing(r, "</function>")
     return True
 
 
@@ -83,5 +84,6 @@ def _keys(r: Reading) -> Steps[bool]:
         if (yield from fields.until("".join(texts).strip(), ("</arg_value>",))) is None:
             return True
         yield from r.space()
-    fields.close()
+    if r.can_end:
+        fields.close()
     return True

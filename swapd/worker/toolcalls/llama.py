@@ -38,12 +38,13 @@ def read(r: Reading, opened: str) -> Steps[bool]:
     r.fail()
     r.begin()
     interpreter = next((tool for tool in _INTERPRETERS if tool in r.tools), None)
-    if interpreter is None:
+    if interpreter is None or not (yield from r.has(1)):
         return False
     r.open_call(interpreter)
     field = next(iter(r.tools.parameters(interpreter)), "code")
     r.argue("{" + json.dumps(field) + ': "')
     yield from r.until((), lambda code: r.argue(json.dumps(code, ensure_ascii=False)[1:-1]))
-    r.argue('"}')
-    r.close_call()
+    if not r.is_cut:
+        r.argue('"}')
+        r.close_call()
     return True

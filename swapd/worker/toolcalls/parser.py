@@ -52,9 +52,9 @@ class Parser:
         self._reading.add(text)
         return self._go_on()
 
-    def finish(self) -> list[Part]:
-        """What was held back, when no more text comes."""
-        self._reading.is_over = True
+    def finish(self, *, is_cut: bool = False) -> list[Part]:
+        """What was held back, when no more text comes. `is_cut`: because of a limit, not because the model ended."""
+        self._reading.is_over, self._reading.is_cut = True, is_cut
         return self._go_on()
 
     def _go_on(self) -> list[Part]:

@@ -48,6 +48,8 @@ class Reading:
         self.tools = tools
         self.is_over = False
         """No more text will come."""
+        self.is_cut = False
+        """The model had more to say: what is not finished is not."""
         self.told_calls = 0
         self.whole_calls = 0
         """How many of the told calls have come to their end."""
@@ -94,6 +96,11 @@ class Reading:
 
     def close_call(self) -> None:
         self.whole_calls += 1
+
+    @property
+    def can_end(self) -> bool:
+        """A call may end here without its mark: there is other text, or the model ended its turn."""
+        return not (self.is_over and self.is_cut)
 
     # --- attempts
 
@@ -183,15 +190,16 @@ class Reading:
     def until(self, ends: Sequence[str], out: Out, *, strips: bool = False) -> Steps[str | None]:
         """Give `out` all before the first of `ends` that is complete, and read that end too; None: the answer is over.
 
-        `strips`: white space directly before the end is left out, and kept in `dropped`. No end may be the beginning
-        of another.
+        `strips`: white space directly before the end is left out, and kept in `dropped`. Half an end, where the
+        answer was cut, is no more than that, but in text that is said. No end may be the beginning of another.
         """
         held = ""  # white space that may be dropped
         while True:
             found = min(
                 ((at + len(end), at, end) for end in ends if (at := self._text.find(end, self._at)) >= 0), default=None
             )
-            stop = found[1] if found else len(self._text) - (0 if self.is_over else overlap(self.unread, ends))
+            is_half = not self.is_over or (self.is_cut and out != self.say)
+            stop = found[1] if found else len(self._text) - (overlap(self.unread, ends) if is_half else 0)
             text = held + self._text[self._at : stop]
             held = ""
             if strips and not (self.is_over and not found):
@@ -202,7 +210,7 @@ class Reading:
             if found is not None:
                 self._at, self.dropped = found[0], held
                 return found[2]
-            self._at = stop
+            self._at = len(self._text) if self.is_over else stop
             if self.is_over:
                 return None
             yield

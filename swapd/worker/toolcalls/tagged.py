@@ -116,6 +116,7 @@ def _invoke(r: Reading, prefix: str) -> Steps[bool]:
         if (yield from fields.until("".join(texts), (f"</{prefix}parameter>",), is_text=is_text)) is None:
             return True
         yield from r.space()
-    fields.close()
-    yield from closing(r, f"</{prefix}invoke>")
+    if r.can_end:
+        fields.close()
+        yield from closing(r, f"</{prefix}invoke>")
     return True
