@@ -208,7 +208,7 @@ async def _recall(learnt: Learnt, pool: Pool, catalog: Catalog, engine: Engine) 
     """Tell the engine what earlier runs have learnt of today's models with this build of llama.cpp."""
     build = await pool.wait_build()
     if build is not None:
-        variants = {model.variant.id for model in catalog.models() if model.variant is not None}
+        variants = {variant.id for model in catalog.models() for variant in model.variants}
         await wait_measured(engine)
         learnt.recognise(engine.state.devices)
         engine.post(

@@ -43,6 +43,26 @@ class Describe(_Value, frozen=True, tag=True):
     """What the file says of its template and markers."""
 
 
+class Embed(_Value, frozen=True, tag=True):
+    """One vector for each input: text, or token numbers as the model reads them."""
+
+    inputs: tuple[str | tuple[int, ...], ...]
+    truncates: bool = False
+    """An input over the context is cut, not refused."""
+    dimensions: int | None = None
+    """The first so many of each vector; None: all."""
+    is_normalised: bool = True
+    """Of length 1."""
+
+
+class Rerank(_Value, frozen=True, tag=True):
+    """How well each document answers the query."""
+
+    query: str
+    documents: tuple[str, ...]
+    truncates: bool = False
+
+
 # --- replies
 
 
@@ -71,6 +91,21 @@ class Described(_Value, frozen=True, tag=True):
     """It has the tokens for filling in the middle."""
 
 
+class Embedded(_Value, frozen=True, tag=True):
+    vectors: tuple[bytes, ...]
+    """32-bit floats, little endian; in the order of the inputs."""
+    tokens: tuple[Tokens, ...]
+    """Of each input."""
+
+
+class Reranked(_Value, frozen=True, tag=True):
+    scores: tuple[float, ...]
+    """In the order of the documents; the higher the better, in the model's own measure."""
+    tokens: Tokens
+    """Of all pairs together."""
+
+
 VocabularyQuestion: TypeAlias = Render | Tokenize | Detokenize | Describe
-Question: TypeAlias = VocabularyQuestion
-Reply: TypeAlias = Rendered | Tokenized | Detokenized | Described
+VectorQuestion: TypeAlias = Embed | Rerank
+Question: TypeAlias = VocabularyQuestion | VectorQuestion
+Reply: TypeAlias = Rendered | Tokenized | Detokenized | Described | Embedded | Reranked

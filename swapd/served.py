@@ -39,6 +39,8 @@ class ModelEntry:
     max_vram: str = ""
     """Cap on each card: bytes, or a share of its total as a percentage; empty: none."""
     kv_type: str = "f16"
+    embedding: bool = False
+    """It is to make vectors, though it could write text."""
     sampling: Sampling = field(default=Sampling())
     max_tokens: Tokens | None = None
     stop: tuple[str, ...] = ()
@@ -97,6 +99,8 @@ class Model:
     family: str = ""
     parameters: int = 0
     quantization: str = ""
+    embedder: Variant | None = None
+    """Of a model that writes: the same file loaded beside, to make vectors."""
     template: bool = True
     """The file has a chat template."""
 
@@ -107,3 +111,13 @@ class Model:
         for preset, _ in self.entry.presets:
             if (entry := self.entry.with_preset(preset)) is not None:
                 yield f"{self.name}:{preset}", replace(self, entry=entry)
+
+    @property
+    def vectors(self) -> Variant | None:
+        """The variant that makes its vectors, or scores pairs; None where `variant` is None."""
+        return self.variant if self.variant is not None and self.variant.pooling else self.embedder
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """All as which it may be loaded."""
+        return tuple(variant for variant in (self.variant, self.embedder) if variant is not None)

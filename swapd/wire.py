@@ -59,6 +59,8 @@ class Load(_Frame, frozen=True, tag=True):
     """Of several devices: the share of the layers that each gets; empty: by what is free on them just then."""
     prompts: Prompts | None = None
     """None: no conversation is saved."""
+    pooling: str = ""
+    """Make vectors, and so pooled: "mean", "cls", "last" or "rank"; empty: write text."""
 
 
 class Size(_Frame, frozen=True, tag=True):
@@ -77,6 +79,7 @@ class Size(_Frame, frozen=True, tag=True):
     flash_attention: bool | None
     expert_layers_on_cpu: int = 0
     tensor_split: tuple[float, ...] = ()
+    pooling: str = ""
 
 
 class Generate(_Frame, frozen=True, tag=True):

@@ -98,3 +98,62 @@ def _after_value(data: bytes, at: int) -> int:
     for _ in range(count):
         at = _after_string(data, at)
     return at
+
+
+def tiny_bert(target: Path, *, context: int = 64, ranks: bool = False) -> Path:
+    """A BERT of random weights with a vocabulary of words; with `ranks`, one that scores pairs."""
+    width, feed, layers, heads = 32, 64, 2, 4
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words += [f"\u2581{word}" for word in ("cat", "dog", "sat", "on", "the", "mat", "sky", "is", "blue", "red", "a")]
+    words += [f"\u2581{letter}" for letter in "bcdefghijklmnopqrstuvwxyz"] + list("abcdefghijklmnopqrstuvwxyz")
+    chance = np.random.default_rng(7)
+
+    def some(*shape: int) -> Array:
+        return (chance.standard_normal(shape) * 0.2).astype(np.float32)
+
+    def ones(*shape: int) -> Array:
+        return np.ones(shape, np.float32)
+
+    tensors: dict[str, Array] = {
+        "token_embd.weight": some(len(words), width),
+        "token_types.weight": some(2, width),
+        "position_embd.weight": some(context, width),
+        "token_embd_norm.weight": ones(width),
+        "token_embd_norm.bias": some(width),
+    }
+    for layer in range(layers):
+        for name, rows in (("attn_q", width), ("attn_k", width), ("attn_v", width), ("attn_output", width)):
+            tensors[f"blk.{layer}.{name}.weight"] = some(rows, width)
+            tensors[f"blk.{layer}.{name}.bias"] = some(rows)
+        tensors[f"blk.{layer}.ffn_up.weight"], tensors[f"blk.{layer}.ffn_up.bias"] = some(feed, width), some(feed)
+        tensors[f"blk.{layer}.ffn_down.weight"], tensors[f"blk.{layer}.ffn_down.bias"] = some(width, feed), some(width)
+        for name in ("attn_output_norm", "layer_output_norm"):
+            tensors[f"blk.{layer}.{name}.weight"], tensors[f"blk.{layer}.{name}.bias"] = ones(width), some(width)
+    if ranks:
+        tensors |= {"cls.weight": some(width, width), "cls.bias": some(width)}
+        tensors |= {"cls.output.weight": some(1, width), "cls.output.bias": some(1)}
+    keys: dict[str, Any] = {
+        "general.architecture": "bert",
+        "general.file_type": 0,
+        "bert.context_length": context,
+        "bert.embedding_length": width,
+        "bert.feed_forward_length": feed,
+        "bert.block_count": layers,
+        "bert.attention.head_count": heads,
+        "bert.attention.layer_norm_epsilon": 1e-12,
+        "bert.attention.causal": False,
+        "bert.pooling_type": 4 if ranks else 1,
+        "tokenizer.ggml.model": "bert",
+        "tokenizer.ggml.tokens": words,
+        "tokenizer.ggml.token_type": [3] * 5 + [1] * (len(words) - 5),
+        "tokenizer.ggml.scores": [0.0] * len(words),
+        "tokenizer.ggml.token_type_count": 2,
+        "tokenizer.ggml.bos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 1,
+        "tokenizer.ggml.seperator_token_id": 3,
+        "tokenizer.ggml.padding_token_id": 0,
+        "tokenizer.ggml.mask_token_id": 4,
+    }
+    if ranks:
+        keys["bert.classifier.output_labels"] = ["relevance"]
+    return write(target, keys, tensors)

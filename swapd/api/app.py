@@ -11,13 +11,39 @@ from typing import Any, Final
 
 from aiohttp import hdrs, web
 
-from swapd.api import admin, anthropic, llamaserver, models, ollama, ollama_files, openai, responses, watching
+from swapd.api import (
+    admin,
+    anthropic,
+    embeddings,
+    llamaserver,
+    models,
+    ollama,
+    ollama_files,
+    openai,
+    reranking,
+    responses,
+    watching,
+)
 from swapd.api.calls import GATEWAY, GUARD, REQUEST_ID, json_answer, new_request_id
 from swapd.api.failures import Dialect, Failure, failure_of
 from swapd.api.guard import Guard, GuardSettings, is_preflight
 from swapd.runtime.gateway import Gateway
 
 __all__ = ["GATEWAY", "GUARD", "RUNNER_OPTIONS", "GuardSettings", "make_app"]
+
+_PAGES: Final = (
+    models,
+    openai,
+    responses,
+    anthropic,
+    ollama,
+    ollama_files,
+    llamaserver,
+    embeddings,
+    reranking,
+    admin,
+    watching,
+)
 
 RUNNER_OPTIONS: Final[Mapping[str, Any]] = {"handler_cancellation": True, "access_log": None}
 """What `web.AppRunner` must be given: a caller that goes away ends its handler, whatever that waits for."""
@@ -32,7 +58,7 @@ def make_app(gateway: Gateway, guard: GuardSettings) -> web.Application:
     app = web.Application(middlewares=[_frame])
     app[GATEWAY] = gateway
     app[GUARD] = Guard(guard)
-    for dialect in (models, openai, responses, anthropic, ollama, ollama_files, llamaserver, admin, watching):
+    for dialect in _PAGES:
         app.add_routes(dialect.routes)
     app.on_response_prepare.append(_finish_headers)
     return app

@@ -17,6 +17,7 @@ from aiohttp import hdrs, web
 from swapd.api.guard import Guard
 from swapd.errors import InvalidRequest
 from swapd.runtime.gateway import Answer, Gateway
+from swapd.served import Model
 
 GATEWAY: Final = web.AppKey("gateway", Gateway)
 GUARD: Final = web.AppKey("guard", Guard)
@@ -67,11 +68,16 @@ def wants_progress(request: web.BaseRequest) -> bool:
 
 
 def answer_headers(answer: Answer) -> dict[str, str]:
-    """Who answers, and where it runs. Names that no header can carry are percent-encoded."""
-    name = answer.model.name
+    """Who answers, and where it runs."""
+    return model_headers(answer.model, answer.placement)
+
+
+def model_headers(model: Model, placement: str) -> dict[str, str]:
+    """Names that no header can carry are percent-encoded."""
+    name = model.name
     return {
         "X-Swapd-Model": name if name.isascii() and name.isprintable() else quote(name),
-        "X-Swapd-Placement": answer.placement,
+        "X-Swapd-Placement": placement,
     }
 
 

@@ -135,6 +135,7 @@ def _entry(model: Model) -> ModelEntry:
         gpu_layers=model.gpu_layers,
         max_vram=model.max_vram,
         kv_type=model.kv_type,
+        embedding=model.embedding,
         sampling=_sampling(model.options),
         max_tokens=_limit(model.options),
         stop=model.options.stop,

@@ -42,7 +42,6 @@ LATER_KEYS: Final = frozenset(
         ("memory", "rpc"),
         ("models", "draft"),
         ("models", "lora"),
-        ("models", "embedding"),
     }
 )
 """Keys that a later release will have."""
@@ -158,6 +157,7 @@ class Model(Table):
     gpu_layers: LayersOrAuto = _as_written("auto")
     max_vram: Share | Literal[""] = ""
     kv_type: Literal["f16", "q8_0", "q4_0"] = "f16"
+    embedding: bool = False
     system: str = ""
     template: TextFile = ""
     options: Options = Options()

@@ -49,7 +49,7 @@ def process_bytes(variant: Variant) -> Bytes:
 
 def cells(variant: Variant) -> Tokens:
     """What the cache of one slot holds: the context, as llama.cpp rounds it."""
-    return _padded(_padded(variant.context * variant.slots) // variant.slots)
+    return _padded(_padded(variant.context * variant.sequences) // variant.sequences)
 
 
 def cache_bytes(variant: Variant, micro_batch: Tokens, start: int, end: int) -> Bytes:
@@ -62,7 +62,7 @@ def cache_bytes(variant: Variant, micro_batch: Tokens, start: int, end: int) -> 
     elements = sum(full[start:end]) * cells(variant)
     elements += sum(shape.window_cache[start:end]) * _window_cells(variant, micro_batch)
     over, under = _KV_BYTES[variant.kv_type]
-    return variant.slots * (elements * over // under + sum(shape.states[start:end]))
+    return variant.sequences * (elements * over // under + sum(shape.states[start:end]))
 
 
 def weights_and_cache(variant: Variant, placement: Placement) -> Footprint:
@@ -86,12 +86,13 @@ def compute(variant: Variant, placement: Placement) -> Footprint:
     """
     shape = variant.shape
     first = _first_on_gpu(shape, placement)
-    context = _padded(variant.context * variant.slots)
-    tokens = -(-min(context, placement.micro_batch) // variant.slots) * variant.slots
+    context = _padded(variant.context * variant.sequences)
+    tokens = -(-min(context, placement.micro_batch) // variant.sequences) * variant.sequences
     masks, scores = _masks(variant, placement.micro_batch, tokens)
     wide, queries = 3 * (shape.feed_forward or 4 * shape.embedding), shape.heads * shape.key_length
-    logits = variant.slots * (shape.vocabulary + shape.embedding) * _FLOAT
-    amounts = {HOST: variant.slots * shape.vocabulary * _FLOAT}
+    rows = tokens if variant.pooling else variant.slots
+    logits = rows * (shape.vocabulary + shape.embedding) * _FLOAT
+    amounts = {HOST: logits if variant.pooling else rows * shape.vocabulary * _FLOAT}
     if first:
         busy = max(tokens * (wide + 3 * shape.embedding + queries) * _FLOAT, scores) + masks
         amounts[HOST] += max(busy, logits) if first > shape.layers else busy

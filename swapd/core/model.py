@@ -89,6 +89,13 @@ class Variant:
     """Cap on each card: bytes or a share of its total (`"8589934592"`, `"55%"`); empty: none."""
     content: str = field(default="", compare=False)
     """Of its files alone: what belongs to them can be used by every variant of them. Empty: not known."""
+    pooling: str = ""
+    """Of a load that makes vectors: how tokens become one ("mean", "cls", "last", "rank"); empty: it writes text."""
+
+    @property
+    def sequences(self) -> int:
+        """How many caches of `context` tokens it keeps: one for each slot, or one that all vectors share."""
+        return 1 if self.pooling else self.slots
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,18 @@ SMALL_BATCH: Final[Tokens] = 128
 Room = Mapping[DeviceId, Bytes]
 
 
+def micro_batches(variant: Variant) -> tuple[Tokens, ...]:
+    """What may be computed at a time, most first. Vectors are made of whole texts: as long as they may be."""
+    return (variant.context,) if variant.pooling else (MICRO_BATCH, SMALL_BATCH)
+
+
 def on_cpu(variant: Variant) -> Placement:
-    return Placement((), 0, variant.shape.offloadable, MICRO_BATCH)
+    return Placement((), 0, variant.shape.offloadable, micro_batches(variant)[0])
 
 
 def alone(variant: Variant) -> tuple[Placement, ...]:
     """The CPU alone, with less and less memory to compute in."""
-    return tuple(replace(on_cpu(variant), micro_batch=batch) for batch in (MICRO_BATCH, SMALL_BATCH))
+    return tuple(replace(on_cpu(variant), micro_batch=batch) for batch in micro_batches(variant))
 
 
 def wanted_layers(variant: Variant, gpu_layers: int | None) -> int | None:
@@ -42,13 +47,13 @@ def wholes(state: State, variant: Variant, gpu_layers: int | None) -> tuple[Plac
     Without a card, or with no layers wanted there, the CPU alone. At least one; whether it fits is not asked.
     """
     fixed = wanted_layers(variant, gpu_layers)
-    layers = variant.shape.offloadable
+    layers, batch = variant.shape.offloadable, micro_batches(variant)[0]
     if fixed and state.has_gpu() and not usable(state):  # it is not met by the CPU because a driver is silent
         cards = [device.id for device in state.devices if device.kind is DeviceKind.GPU]
-        return tuple(Placement((card,), fixed, layers, MICRO_BATCH) for card in cards)
+        return tuple(Placement((card,), fixed, layers, batch) for card in cards)
     if not usable(state) or fixed == 0:
         return (on_cpu(variant),)
-    return tuple(Placement(devices, fixed or layers, layers, MICRO_BATCH, 0, split) for devices, split in _sets(state))
+    return tuple(Placement(devices, fixed or layers, layers, batch, 0, split) for devices, split in _sets(state))
 
 
 def largest(
@@ -85,15 +90,16 @@ def _largest_on(
     def place(gpu_layers: int, batch: Tokens, experts: int = 0) -> Placement:
         return Placement(devices, gpu_layers, layers, batch, experts, split)
 
-    for batch in (MICRO_BATCH, SMALL_BATCH):
+    batches = micro_batches(predict.variant)
+    for batch in batches:
         if fits(place(layers, batch)):
             return place(layers, batch)
-    experts = shape.expert_layers
-    if experts and is_on(place(layers, SMALL_BATCH, experts)):
-        most = place(layers, SMALL_BATCH, _first(lambda n: is_on(place(layers, SMALL_BATCH, n)), 1, experts))
-    elif is_on(place(1, SMALL_BATCH, min(experts, 1))):
-        less = _first(lambda n: is_on(place(layers - n, SMALL_BATCH, min(experts, layers - n))), 1, layers - 1)
-        most = place(layers - less, SMALL_BATCH, min(experts, layers - less))
+    small, experts = batches[-1], shape.expert_layers
+    if experts and is_on(place(layers, small, experts)):
+        most = place(layers, small, _first(lambda n: is_on(place(layers, small, n)), 1, experts))
+    elif is_on(place(1, small, min(experts, 1))):
+        less = _first(lambda n: is_on(place(layers - n, small, min(experts, layers - n))), 1, layers - 1)
+        most = place(layers - less, small, min(experts, layers - less))
     else:
         return None
     return most if fits(most) else None

@@ -9,7 +9,9 @@ import hashlib
 import os
 import re
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeAlias
 
 from swapd.core.model import Shape, Variant, VariantId
@@ -21,6 +23,9 @@ from swapd.units import Bytes, Tokens
 
 DEFAULT_CONTEXT: Final[Tokens] = 8192
 """Unless the model was trained on less."""
+ENCODER_CONTEXT: Final[Tokens] = 2048
+VECTOR_CONTEXT: Final[Tokens] = 512
+"""Of vectors by a model that could write: llama.cpp keeps a row of logits for each token of the batch."""
 DEFAULT_SLOTS: Final = 4
 
 
@@ -67,16 +72,19 @@ class ModelFiles:
             headers = [self._header(path, part) for path, part in zip(found.paths, parts, strict=True)]
             if headers[0].split_count != len(headers):
                 raise UnreadableModel(_wrong_count(headers[0].split_count, found))
-            shape = shapes.shape(headers)
+            shape, pooling = shapes.shape(headers), shapes.pooling(headers[0], entry.embedding)
         except UnreadableModel as error:
             return unusable(name, found, entry, str(error), parts)
+        make = partial(_variant, name, found, parts, shape, entry, self._flash_attention)
+        variant = make(_context(shape, entry, pooling, shapes.is_encoder(headers[0])), pooling)
         return Model(
             name=name,
             path=found.paths[0],
             size=sum(part.size for part in parts),
             modified=_modified(parts),
             digest=_digest(found, parts),
-            variant=_variant(name, found, parts, shape, entry, self._flash_attention),
+            variant=variant,
+            embedder=None if pooling else _embedder(variant, make),
             entry=entry,
             family=shape.architecture,
             parameters=sum(header.parameters for header in headers),
@@ -119,13 +127,32 @@ def _digest(found: Found, parts: list[Identity]) -> str:
     return hashlib.sha256(repr((found.name, found.paths, parts)).encode(errors="surrogateescape")).hexdigest()
 
 
+def _context(shape: Shape, entry: ModelEntry, pooling: str, is_encoder: bool) -> Tokens:
+    if not pooling:
+        return entry.context or min(DEFAULT_CONTEXT, shape.trained_context)
+    if is_encoder:  # it has no positions beyond those that it was trained on
+        return min(entry.context or ENCODER_CONTEXT, shape.trained_context)
+    return entry.context or min(VECTOR_CONTEXT, shape.trained_context)
+
+
+def _embedder(variant: Variant, make: Callable[[Tokens, str], Variant]) -> Variant:
+    """Of a model that writes text: what makes vectors of texts as long as that is cheap."""
+    return make(min(variant.context, VECTOR_CONTEXT), "last")
+
+
 def _variant(
-    name: str, found: Found, parts: list[Identity], shape: Shape, entry: ModelEntry, flash_attention: bool | None
+    name: str,
+    found: Found,
+    parts: list[Identity],
+    shape: Shape,
+    entry: ModelEntry,
+    flash_attention: bool | None,
+    context: Tokens,
+    pooling: str,
 ) -> Variant:
     """The id holds no name: one file asked for under two names in the same way is one variant, loaded once."""
-    context = entry.context or min(DEFAULT_CONTEXT, shape.trained_context)
     slots = entry.slots or DEFAULT_SLOTS
-    what = (parts, context, slots, entry.kv_type, flash_attention, entry.gpu_layers, entry.max_vram)
+    what = (parts, context, slots, entry.kv_type, flash_attention, entry.gpu_layers, entry.max_vram, pooling)
     short = hashlib.sha256(repr(what).encode(errors="surrogateescape")).hexdigest()[:12]
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", found.name)[:32]
     return Variant(
@@ -140,4 +167,5 @@ def _variant(
         gpu_layers=entry.gpu_layers,
         max_vram=entry.max_vram,
         content=hashlib.sha256(repr(parts).encode(errors="surrogateescape")).hexdigest(),
+        pooling=pooling,
     )

@@ -6,11 +6,20 @@ Called by `catalog.py`; the format itself is read by `gguf.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from swapd.core.model import Shape
 from swapd.host import layers as of_layers
 from swapd.host.gguf import MAX_LAYERS, Header, UnreadableModel
 from swapd.host.layers import number
+
+_POOLINGS: Final = {1: "mean", 2: "cls", 3: "last", 4: "rank"}
+"""llama.cpp's numbers; 0 is none: of a model that writes."""
+_ENCODERS: Final = frozenset({"bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3"}) | {
+    "modern-bert",
+    "eurobert",
+    "gemma-embedding",
+}
 
 
 def why_no_model(header: Header) -> str | None:
@@ -22,11 +31,25 @@ def why_no_model(header: Header) -> str | None:
         return f"of type {kind[:40]!r}, not a model"
     if not header.architecture:
         return "its header does not say the architecture"
-    if header.values.get(f"{header.architecture}.attention.causal") is False:
-        return "an embedding model: it writes no text"
     if not header.tensors:
         return "it has no tensors, only a vocabulary"
     return None
+
+
+def is_encoder(header: Header) -> bool:
+    """It reads a text as a whole and writes none."""
+    return header.values.get(f"{header.architecture}.attention.causal") is False or header.architecture in _ENCODERS
+
+
+def pooling(header: Header, is_wanted: bool) -> str:
+    """How the model makes vectors, as the file says; empty: it writes text. `is_wanted`: vectors are, of any model."""
+    said = header.values.get(f"{header.architecture}.pooling_type")
+    known = _POOLINGS.get(said) if isinstance(said, int) else None
+    if known is not None:
+        return known
+    if is_encoder(header):
+        return "mean"
+    return "last" if is_wanted else ""
 
 
 def shape(headers: Sequence[Header]) -> Shape:
@@ -44,6 +67,8 @@ def shape(headers: Sequence[Header]) -> Shape:
     value_length = number(first, "attention.value_length", default=per_head)
     each, experts, output = of_layers.weights(headers, layers)
     full, windowed = of_layers.caches(first, kv_heads, (key_length, value_length))
+    if is_encoder(first):
+        full = windowed = (0,) * layers
     return Shape(
         architecture=first.architecture,
         layers=layers,

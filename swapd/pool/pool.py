@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from types import TracebackType
 from typing import Final, Self
@@ -22,7 +22,7 @@ from swapd.errors import Death, WorkerFailed
 from swapd.generation import Chunk, Ending, GenerationRequest
 from swapd.pool.prompts import PromptStore
 from swapd.pool.worker import Worker
-from swapd.questions import Question, Reply
+from swapd.questions import Question, Reply, VocabularyQuestion
 from swapd.units import Seconds
 
 LOOK_EVERY: Final[Seconds] = 0.5
@@ -121,6 +121,7 @@ class Pool:
             expert_layers_on_cpu=placement.experts_on_cpu,
             tensor_split=placement.split,
             prompts=self._prompts.order(variant, build) if self._prompts is not None else None,
+            pooling=variant.pooling,
         )
         worker.saved = self._keep_prompt
         try:
@@ -150,21 +151,19 @@ class Pool:
             raise WorkerFailed(Death.CRASHED, "it is gone")
         if self._prompts is not None:
             await self._prompts.wait_sealed()
-        self._answering[worker] += 1
-        self._share_threads()
-        try:
+        with self._computing(worker):
             async with contextlib.aclosing(worker.generate(request)) as stream:
                 async for item in stream:
                     yield item
-        finally:
-            self._answering[worker] -= 1
-            self._share_threads()
 
     async def ask(self, resident: ResidentId, question: Question) -> Reply:
         worker = self._workers.get(resident)
         if worker is None:
             raise WorkerFailed(Death.CRASHED, "it is gone")
-        return await worker.ask(question, "")
+        if isinstance(question, VocabularyQuestion):
+            return await worker.ask(question, "")
+        with self._computing(worker):
+            return await worker.ask(question, "")
 
     def pids(self) -> Mapping[ResidentId, int]:
         return {resident: worker.pid for resident, worker in self._workers.items() if not worker.ended.done()}
@@ -255,6 +254,16 @@ class Pool:
             return await self._spawn()
         except OSError as error:
             raise WorkerFailed(Death.CRASHED, f"no process can be started: {error}") from error
+
+    @contextlib.contextmanager
+    def _computing(self, worker: Worker) -> Iterator[None]:
+        self._answering[worker] += 1
+        self._share_threads()
+        try:
+            yield
+        finally:
+            self._answering[worker] -= 1
+            self._share_threads()
 
     def _share_threads(self) -> None:
         busy = +self._answering

@@ -85,6 +85,7 @@ def _order(variant: Variant, placement: Placement, pci: tuple[str, ...]) -> wire
         flash_attention=variant.flash_attention,
         expert_layers_on_cpu=placement.experts_on_cpu,
         tensor_split=placement.split,
+        pooling=variant.pooling,
     )
 
 

@@ -30,6 +30,7 @@ from swapd.core.messages import (
 from swapd.core.model import RequestId, ResidentId, Variant, VariantId
 from swapd.errors import (
     DoesNotFit,
+    InvalidRequest,
     ModelNotFound,
     ModelUnusable,
     Overloaded,
@@ -46,6 +47,7 @@ from swapd.runtime.happenings import Happenings
 from swapd.runtime.ports import Catalog, Clerk, Workers
 from swapd.runtime.questions import Questions
 from swapd.runtime.status import ResidentStatus, Show
+from swapd.runtime.vectors import Vectors
 from swapd.served import Model
 from swapd.units import Bytes, Seconds, Tokens
 
@@ -117,6 +119,7 @@ class Gateway:
         self.reload = reload
         """Re-read the configuration. Raises InvalidConfig."""
         self.questions = Questions(engine, workers, clerk, self.find)
+        self.vectors = Vectors(engine, workers, self.find, self._lease)
         self._engine, self._workers, self._catalog = engine, workers, catalog
         self._ids = itertools.count(1)
         self._pins: dict[str, bool] = {}
@@ -139,6 +142,8 @@ class Gateway:
         InvalidRequest, WorkerCrashed (after one retry). Later errors raise from the iteration.
         """
         model = await self.find(ask.model)
+        if model.variant is not None and model.variant.pooling:
+            raise InvalidRequest(f"cannot answer with {model.name!r}: it makes vectors, no text", "model")
         async with contextlib.AsyncExitStack() as stack:
             try:
                 answer = await stack.enter_async_context(self._attempt(ask, model, watch))
@@ -300,11 +305,10 @@ class Gateway:
     async def unload(self, name: str, force: bool = False, wait: bool = True) -> bool:
         """False: it was not loaded. `wait`: until its memory is free."""
         model = await self.find(name)
-        assert model.variant is not None
-        variant = model.variant.id
-        engine = self._engine
-        leaving = {r.id for r in engine.state.residents.values() if r.variant.id == variant}
-        engine.post(UnloadRequested(engine.now(), variant, force))
+        engine, variants = self._engine, {variant.id for variant in model.variants}
+        leaving = {r.id for r in engine.state.residents.values() if r.variant.id in variants}
+        for variant in variants:
+            engine.post(UnloadRequested(engine.now(), variant, force))
         while wait and leaving & engine.state.residents.keys():
             await engine.next_change()
         return bool(leaving)

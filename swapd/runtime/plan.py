@@ -109,7 +109,7 @@ def _fits(placed: Placed | None) -> str:
     place = placed.placement
     if not place.devices:
         return "cpu"
-    return "whole" if place.share >= 1 and place.micro_batch >= placement.MICRO_BATCH else "part"
+    return "whole" if place.share >= 1 and place.micro_batch >= placement.micro_batches(placed.variant)[0] else "part"
 
 
 def _combinations(machine: State, variants: Sequence[Variant]) -> list[dict[str, object]]:

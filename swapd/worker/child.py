@@ -14,7 +14,8 @@ from typing import Final, NoReturn, assert_never
 
 import llama_cpp.llama_cpp as C  # noqa: N812
 
-from swapd.errors import ModelUnusable
+from swapd.errors import InvalidRequest, ModelUnusable
+from swapd.questions import Embed, Rerank
 from swapd.units import Bytes, Seconds
 from swapd.wire import (
     Answered,
@@ -48,6 +49,7 @@ from swapd.worker.llama import CannotLoad, Context, Model
 from swapd.worker.prompts import Reader
 from swapd.worker.slots import Slots, failed
 from swapd.worker.states import Keeper
+from swapd.worker.vectors import Vectors
 
 _READ: Final[Bytes] = 2**20
 _PROGRESS_STEP: Final = 0.01
@@ -112,6 +114,7 @@ class Worker:
         self._channel = channel
         self._log = backends.Log()
         self._slots: Slots | None = None
+        self._vectors: Vectors | None = None
         self._context: Context | None = None
         self._clerk: Clerk | None = None
         self._vocabularies = Vocabularies(self._log)
@@ -121,11 +124,11 @@ class Worker:
         backends.load()
         self._channel.send(Started(os.getpid(), C.llama_version().decode(), backends.cards()))
         while True:
-            is_busy = self._slots is not None and self._slots.is_busy
-            for message in self._channel.take(wait=not is_busy):
+            work = self._slots or self._vectors
+            for message in self._channel.take(wait=work is None or not work.is_busy):
                 self._obey(message)
-            if self._slots is not None and self._slots.is_busy:
-                self._channel.send(*self._slots.step())
+            if work is not None and work.is_busy:
+                self._channel.send(*work.step())
 
     def _obey(self, message: ToWorker) -> None:
         match message:
@@ -136,21 +139,20 @@ class Worker:
             case Generate(request):
                 try:
                     if self._slots is None:
-                        raise WireError("no model is loaded")
+                        raise InvalidRequest("cannot answer: no model is loaded that writes text", "model")
                     self._slots.admit(request)
                 except Exception as error:  # one request's trouble is not the others'
                     self._channel.send(failed(request.id, error))
-            case Ask(request, question, path):
+            case Ask(request):
                 try:
-                    clerk = self._clerk or self._vocabularies.clerk(path)
-                    self._channel.send(Answered(request, clerk.answer(question)))
+                    self._answer(message)
                 except CannotLoad as error:
                     self._channel.send(Failed(request, ModelUnusable.code, str(error)))
                 except Exception as error:  # one request's trouble is not the others'
                     self._channel.send(failed(request, error))
             case Stop(request):
-                if self._slots is not None:
-                    self._channel.send(*self._slots.stop(request))
+                if (work := self._slots or self._vectors) is not None:
+                    self._channel.send(*work.stop(request))
             case Save(limit):
                 self._channel.send(*([] if self._slots is None else self._slots.save(limit)), SaveEnded())
             case SetThreads(threads):
@@ -161,8 +163,19 @@ class Worker:
             case _:
                 assert_never(message)
 
+    def _answer(self, ask: Ask) -> None:
+        """Raises CannotLoad, InvalidRequest, ContextLengthExceeded."""
+        question = ask.question
+        if isinstance(question, Embed | Rerank):
+            if self._vectors is None:
+                raise InvalidRequest("cannot make vectors: no model is loaded for that", "model")
+            self._vectors.admit(ask.request, question)
+        else:
+            clerk = self._clerk or self._vocabularies.clerk(ask.path)
+            self._channel.send(Answered(ask.request, clerk.answer(question)))
+
     def _load(self, load: Load) -> None:
-        if self._slots is not None:
+        if self._context is not None:
             raise WireError("Load is sent once")
         began = perf_counter()
         try:
@@ -180,13 +193,16 @@ class Worker:
         reader = Reader(vocabulary, template, context.length)
         self._context = context
         self._clerk = Clerk(vocabulary, model.template, reader)
-        self._slots = Slots(model, context, reader, Keeper(model, context, load.prompts))
+        if load.pooling:
+            self._vectors = Vectors(model, context, load.pooling)
+        else:
+            self._slots = Slots(model, context, reader, Keeper(model, context, load.prompts))
         self._channel.send(
             Loaded(
                 layers=model.layers,
                 gpu_layers=model.gpu_layers,
                 context=context.length,
-                slots=context.slots,
+                slots=load.slots,
                 seconds=perf_counter() - began,
                 template=template.source,
                 parts=sizing.measure(load, model, context),
@@ -194,7 +210,7 @@ class Worker:
         )
 
     def _size(self, order: Size) -> None:
-        if self._slots is not None:
+        if self._context is not None:
             raise WireError("Size is sent while no model is loaded")
         try:
             sized = sizing.size(order, self._log)

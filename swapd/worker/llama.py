@@ -19,7 +19,7 @@ import numpy.typing as npt
 from swapd.errors import InvalidRequest
 from swapd.units import Bytes, Tokens
 from swapd.worker import backends
-from swapd.worker.parameters import ModelParameters, Order, context_parameters
+from swapd.worker.parameters import VECTORS_AT_A_TIME, ModelParameters, Order, context_parameters
 
 _NO_TOKEN = -1
 
@@ -81,6 +81,10 @@ class Vocabulary:
         bos = C.llama_vocab_bos(vocab)
         self.bos = _known(bos)
         self.adds_bos: bool = C.llama_vocab_get_add_bos(vocab)
+        self.adds_eos: bool = C.llama_vocab_get_add_eos(vocab)
+        self.adds_separator: bool = C.llama_vocab_get_add_sep(vocab)
+        self.separator = _known(C.llama_vocab_sep(vocab))
+        self.eos = _known(C.llama_vocab_eos(vocab))
         self.bos_text = self._text(bos)
         self.eos_text = self._text(C.llama_vocab_eos(vocab))
         self.infill = Infill(*(_known(ask(vocab)) for ask in _INFILL))
@@ -177,7 +181,11 @@ class Model:
         """Of layers that see only so many tokens back and keep few more; 0: there are none."""
         self.is_recurrent: bool = C.llama_model_is_recurrent(self._model) or C.llama_model_is_hybrid(self._model)
         """Some of what a sequence holds is one state of all its tokens: it cannot be cut back."""
-        if C.llama_model_has_encoder(self._model) or C.llama_model_is_diffusion(self._model):
+        self.pair_template = _template(self._model, b"rerank")
+        """Of a query and a document, where the file has one."""
+        self.width: int = C.llama_model_n_embd_out(self._model)
+        """Of a vector."""
+        if not order.pooling and (C.llama_model_has_encoder(self._model) or C.llama_model_is_diffusion(self._model)):
             self.close()
             raise CannotLoad("swapd cannot generate with it: it is an encoder or diffusion model")
 
@@ -191,6 +199,10 @@ class Model:
         context = C.llama_init_from_model(self._model, params)
         if not context:
             raise CannotLoad(log.reason(), log.is_out_of_memory())
+        if order.pooling:
+            made = Context(context, VECTORS_AT_A_TIME, self.vocabulary.size)
+            made.length = min(made.length, order.context)  # llama.cpp rounds up, beyond the positions that BERT has
+            return made
         if not C.llama_get_memory(context):
             C.llama_free(context)
             raise CannotLoad("swapd cannot generate with it: it makes embeddings only")
@@ -251,6 +263,25 @@ class Context:
             self._wanted[start:end] = [0] * count
         self._wanted[row] = wants_logits
         return row
+
+    def add_whole(self, sequence: int, tokens: Sequence[int]) -> None:
+        """A text of which a vector is made: every token gives its part."""
+        end = self.add(sequence, tokens, 0, True)
+        self._wanted[end + 1 - len(tokens) : end + 1] = [1] * len(tokens)
+
+    @property
+    def filled(self) -> Tokens:
+        return self._filled
+
+    def pooled(self, sequence: int, width: int) -> Any:
+        """The vector of a sequence after `decode`, as a copy; None: llama.cpp made none."""
+        found = C.llama_get_embeddings_seq(self.pointer, sequence)
+        return np.ctypeslib.as_array(found, (width,)).copy() if found else None
+
+    def forget(self) -> None:
+        """All that all sequences hold."""
+        if self._memory:
+            C.llama_memory_clear(self._memory, True)
 
     def decode(self) -> int:
         """llama.cpp's own answer: 0 done, 1 no room (nothing changed), otherwise fatal."""

@@ -25,6 +25,16 @@ _FLASH = {
     False: C.LLAMA_FLASH_ATTN_TYPE_DISABLED,
 }
 
+VECTORS_AT_A_TIME: Final = 32
+"""Inputs in one batch, at most."""
+
+_POOLING: Final = {
+    "mean": C.LLAMA_POOLING_TYPE_MEAN,
+    "cls": C.LLAMA_POOLING_TYPE_CLS,
+    "last": C.LLAMA_POOLING_TYPE_LAST,
+    "rank": C.LLAMA_POOLING_TYPE_RANK,
+}
+
 Order: TypeAlias = Load | Size
 
 
@@ -87,16 +97,23 @@ def _experts_on_cpu(order: Order) -> Any:
 def context_parameters(order: Order, *, offloads: bool) -> Any:
     """What `llama_init_from_model` takes. `offloads`: something of the model is on a card."""
     params = C.llama_context_default_params()
-    params.n_ctx = order.context * order.slots
-    params.n_seq_max = order.slots
-    params.n_batch = max(order.micro_batch, MIN_BATCH, order.slots)
-    params.n_ubatch = order.micro_batch
-    params.n_outputs_max = order.slots  # one row of logits a slot: else the compute buffer holds one for each token
+    if order.pooling:
+        # A vector is pooled from all tokens of a text: they are computed together. One cache is enough, emptied after.
+        params.n_ctx = params.n_batch = params.n_ubatch = order.context
+        params.n_seq_max = VECTORS_AT_A_TIME
+        params.embeddings = True
+        params.pooling_type = _POOLING[order.pooling]
+    else:
+        params.n_ctx = order.context * order.slots
+        params.n_seq_max = order.slots
+        params.n_batch = max(order.micro_batch, MIN_BATCH, order.slots)
+        params.n_ubatch = order.micro_batch
+        params.n_outputs_max = order.slots  # one row of logits a slot: else the compute buffer has one for each token
     if isinstance(order, Load):
         params.n_threads = params.n_threads_batch = order.threads
     params.flash_attn_type = _FLASH[order.flash_attention]
     params.type_k = params.type_v = _KV_TYPES[order.kv_type]
     params.offload_kqv = params.op_offload = offloads
     params.swa_full = False
-    params.kv_unified = False  # a cache of its own for each slot: no attention over the cells of others
+    params.kv_unified = bool(order.pooling)  # a cache of its own for each slot: no attention over others' cells
     return params

@@ -80,4 +80,6 @@ def _logged(order: Size, log: backends.Log, model: Model) -> Parts:
 
 def _rows_of_logits(order: Order, model: Model) -> Bytes:
     """Where llama.cpp puts the results: host memory that its books leave out."""
+    if order.pooling:
+        return order.context * (model.vocabulary.size + model.width) * _LOGIT
     return order.slots * model.vocabulary.size * _LOGIT

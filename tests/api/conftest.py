@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 import pytest
 from aiohttp import ClientResponse, web
@@ -23,9 +24,13 @@ from swapd.questions import (
     Described,
     Detokenize,
     Detokenized,
+    Embed,
+    Embedded,
     Render,
     Rendered,
     Reply,
+    Rerank,
+    Reranked,
     Tokenize,
     Tokenized,
     VocabularyQuestion,
@@ -35,6 +40,7 @@ from swapd.runtime.gateway import Answer, Ask, Gateway, Progress, Watch
 from swapd.runtime.happenings import Happenings
 from swapd.runtime.questions import Questions
 from swapd.runtime.status import ResidentStatus
+from swapd.runtime.vectors import VectorAnswer, VectorAsk, Vectors
 from swapd.served import Model, ModelEntry
 from swapd.units import Bytes, GiB, MiB, Seconds, Tokens
 
@@ -61,9 +67,11 @@ DEVICES = (
 )
 
 
-def make_model(name: str, context: int = 4096, entry: ModelEntry | None = None, reason: str = "") -> Model:
+def make_model(
+    name: str, context: int = 4096, entry: ModelEntry | None = None, reason: str = "", pooling: str = ""
+) -> Model:
     """A model of the catalog; with a reason, one that cannot be used."""
-    variant = Variant(VariantId(name), name, f"/models/{name}.gguf", SHAPE, context=context, slots=4)
+    variant = Variant(VariantId(name), name, f"/models/{name}.gguf", SHAPE, context=context, slots=4, pooling=pooling)
     return Model(
         name=name,
         path=variant.path,
@@ -71,6 +79,7 @@ def make_model(name: str, context: int = 4096, entry: ModelEntry | None = None, 
         modified=1_700_000_000.25,
         digest="ab" * 32,
         variant=None if reason else variant,
+        embedder=None if reason or pooling else replace(variant, id=VariantId(f"{name}-vectors"), pooling="last"),
         entry=entry or ModelEntry(),
         reason=reason,
         family="llama",
@@ -106,6 +115,26 @@ class ScriptedQuestions(Questions):
                 return Described("{{ messages }}", "<s>", "</s>", 256, self.can_infill)
 
 
+class ScriptedVectors(Vectors):
+    """Vectors (3, 4, length of the input); a document's score is how many of the query's letters it has."""
+
+    def __init__(self, find: Callable[[str], Awaitable[Model]]) -> None:
+        self._find = find
+        self.asks: list[VectorAsk] = []
+
+    async def _answer(self, ask: VectorAsk, model: Model) -> VectorAnswer:
+        self.asks.append(ask)
+        match ask.question:
+            case Embed(inputs):
+                vectors = tuple(struct.pack("<3f", 3, 4, len(given)) for given in inputs)
+                reply: Reply = Embedded(vectors, tuple(len(given) for given in inputs))
+            case Rerank(query, documents):
+                reply = Reranked(tuple(float(len(set(query) & set(text))) for text in documents), 7)
+            case _:
+                assert_never(ask.question)
+        return VectorAnswer(model, "100% GPU", 0.25, reply)
+
+
 class ScriptedGateway(Gateway):
     """Answers every ask with `script`; what an Event in it stands for is waited for."""
 
@@ -134,6 +163,7 @@ class ScriptedGateway(Gateway):
         self.cleaned = 0
         self._changed = asyncio.Event()
         self.reload = self._reload
+        self.vectors: ScriptedVectors = ScriptedVectors(self.find)
 
     async def wait_open(self, count: int) -> None:
         """Until so many asks are waiting or answered."""

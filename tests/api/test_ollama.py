@@ -299,13 +299,6 @@ async def test_models_are_never_changed(client: Client, method: str, path: str) 
     assert path.removeprefix("/api/") in (await response.json())["error"]
 
 
-@pytest.mark.parametrize("path", ["/api/embed", "/api/embeddings"])
-async def test_what_this_release_does_not_serve_is_told_so(client: Client, path: str) -> None:
-    response = await client.post(path, json={"model": "tiny"})
-    assert response.status == 404
-    assert "this release" in (await response.json())["error"]
-
-
 @pytest.mark.parametrize("path", ["/", "/api/version", "/api/tags"])
 async def test_clients_probe_with_head(client: Client, path: str) -> None:
     response = await client.head(path)

@@ -11,7 +11,7 @@ import pytest
 
 from swapd.core.model import Shape
 from swapd.host.gguf import UnreadableModel, read
-from swapd.host.shapes import shape
+from swapd.host.shapes import pooling, shape
 
 Put = Callable[..., Path]
 Gguf = Callable[..., bytes]
@@ -194,7 +194,6 @@ def test_weights_of_all_parts_are_summed(put: Put, gguf: Gguf) -> None:
         ({"general.architecture": "clip"}, "mmproj"),
         ({"general.type": "mmproj"}, "mmproj"),
         ({"general.type": "adapter"}, "'adapter', not a model"),
-        ({"llama.attention.causal": False}, "embedding model"),
     ],
 )
 def test_what_is_no_model_says_why(changes: dict[str, Any], words: str, put: Put, gguf: Gguf) -> None:
@@ -216,3 +215,28 @@ def test_real_models_have_shapes(real_model: Callable[[str], Path]) -> None:
     gemma = shape([read(real_model("gemma3-270m.gguf"))])
     assert [layer for layer in range(18) if gemma.full_cache[layer]] == [5, 11, 17]
     assert (gemma.layers, gemma.key_length, gemma.vocabulary, gemma.window) == (18, 256, 262144, 512)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted", "told"),
+    [
+        ({}, False, ""),
+        ({}, True, "last"),
+        ({"llama.attention.causal": False}, False, "mean"),
+        ({"llama.pooling_type": 3}, False, "last"),
+        ({"llama.pooling_type": 0}, False, ""),
+        ({"llama.pooling_type": 0}, True, "last"),
+        ({"llama.attention.causal": False, "llama.pooling_type": 2}, False, "cls"),
+        ({"llama.pooling_type": 4}, False, "rank"),
+        ({"llama.pooling_type": 99}, False, ""),
+    ],
+)
+def test_what_makes_vectors_is_told_by_the_file_or_wanted_by_the_owner(
+    gguf: Gguf, put: Put, changes: dict[str, object], wanted: bool, told: str
+) -> None:
+    assert pooling(read(put("m.gguf", gguf(changes))), wanted) == told
+
+
+def test_a_model_that_reads_texts_as_a_whole_keeps_no_cache(gguf: Gguf, put: Put) -> None:
+    header = read(put("m.gguf", gguf({"llama.attention.causal": False})))
+    assert set(shape([header]).full_cache) == {0}
