@@ -59,8 +59,8 @@ def _stops(given: Any) -> Any:
     return [stop for stop in given if stop]
 
 
-def _text(given: Any) -> Any:
-    """The text of a string or of a list of text parts."""
+def said(given: Any) -> str | None:
+    """The text of a string or of a list of text parts. Raises ValueError."""
     if given is None or isinstance(given, str):
         return given
     if not isinstance(given, list):
@@ -69,13 +69,14 @@ def _text(given: Any) -> Any:
     for part in given:
         if not isinstance(part, dict):
             raise ValueError('each part should be an object like {"type": "text", "text": "…"}')
-        if part.get("type") != "text":
-            raise ValueError(
-                f"parts of the type {str(part.get('type'))[:40]!r} are not served; this release reads text"
-            )
-        text = part.get("text")
+        kind = part.get("type")
+        if kind in ("image_url", "input_image", "image"):
+            raise ValueError("the model reads no images: only parts of the type 'text' are served")
+        if kind not in ("text", "refusal"):
+            raise ValueError(f"parts of the type {str(kind)[:40]!r} are not served; only those of the type 'text' are")
+        text = part.get(kind)
         if not isinstance(text, str):
-            raise ValueError("a part of the type 'text' needs a string 'text'")
+            raise ValueError(f"a part of the type {kind!r} needs a string {kind!r}")
         texts.append(text)
     return "\n".join(texts)
 
@@ -101,7 +102,7 @@ KeepAlive = Annotated[Seconds | None, BeforeValidator(_keep_alive)]
 Size = Annotated[Bytes, BeforeValidator(_size)]
 """Bytes, as a number or in words."""
 Stops = Annotated[list[str], BeforeValidator(_stops)]
-Text = Annotated[str | None, BeforeValidator(_text)]
+Text = Annotated[str | None, BeforeValidator(said)]
 Absent = Annotated[None, BeforeValidator(_absent)]
 """Something that would change the answer and is not served: only its empty values pass."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
@@ -22,10 +22,11 @@ from swapd.api.calls import GATEWAY, encode, generation_ids, json_answer, priori
 from swapd.api.constrained import told_all
 from swapd.api.ollama_bodies import ChatBody, GenerateBody, Options, read_chat, read_generate, read_name
 from swapd.api.ollama_memory import Memory
+from swapd.api.ollama_messages import WholeCalls
 from swapd.api.ollama_models import leaves_at, running_document, show_document, tag_document
 from swapd.api.stream import NDJSON, Framing
 from swapd.errors import InvalidRequest
-from swapd.generation import Chunk, Ending, GenerationRequest, Message, Sampling, StopReason, TokenLogprob
+from swapd.generation import CallPart, Chunk, Ending, GenerationRequest, Message, Sampling, StopReason, TokenLogprob
 from swapd.runtime.gateway import Answer, Ask
 from swapd.units import Seconds
 
@@ -108,7 +109,8 @@ async def chat(request: web.Request) -> web.StreamResponse:
     if not body.messages:
         return await _load(request, body, voice)
     ask = _ask(request, body, messages=body.turns)
-    return await give(request, [ask], voice, streamed=body.is_streamed)
+    wanted = replace(ask.request, tools=body.offered, continues=body.continues)
+    return await give(request, [replace(ask, request=wanted)], voice, streamed=body.is_streamed)
 
 
 async def _load(request: web.Request, body: GenerateBody | ChatBody, voice: _Voice) -> web.Response:
@@ -147,6 +149,8 @@ def _ask(request: web.Request, body: GenerateBody | ChatBody, messages: tuple[Me
             stop=tuple(body.options.stop),
             logprobs=body.alternatives,
             schema=body.format,
+            thinking=body.thinking,
+            effort=body.effort,
         ),
         defaults=DEFAULTS,
         keep_alive=body.keep_alive,
@@ -165,34 +169,51 @@ class _Voice(ABC):
         self._began = time.perf_counter()
         self._load_s: Seconds = 0.0
 
+        self._calls = WholeCalls()
+
     @abstractmethod
-    def content(self, text: str) -> dict[str, object]:
+    def content(self, text: str, thinking: str, calls: Sequence[dict[str, object]]) -> dict[str, object]:
         """The part that holds the text."""
 
     def whole(self, wholes: Sequence[Whole]) -> object:
         (whole,) = wholes
         self._load_s = whole.answer.load_s
-        return self._line(whole.text, **_told(whole.logprobs), **self._figures(whole.ending))
+        parts = [CallPart(index, call.id, call.name, call.arguments) for index, call in enumerate(whole.calls)]
+        calls = self._calls.add(parts)
+        text = whole.text + self._calls.rest()
+        more = {**_told(whole.logprobs), **self._figures(whole.ending)}
+        return self._line(text, more, whole.thinking, calls)
 
     def nothing(self, reason: str) -> dict[str, object]:
         """The answer to an empty prompt."""
-        return self._line("", done=True, done_reason=reason)
+        return self._line("", {"done": True, "done_reason": reason})
 
     def opening(self, answer: Answer, index: int) -> bytes:
         self._load_s = answer.load_s
         return b""
 
     def piece(self, chunk: Chunk, index: int) -> bytes:
-        return encode(self._line(chunk.text, done=False, **_told(chunk.logprobs))) + b"\n"
+        calls = self._calls.add(chunk.calls)
+        if chunk.calls and not (calls or chunk.text or chunk.thinking):
+            return b""  # parts of calls that are told when they are whole
+        more = {"done": False, **_told(chunk.logprobs)}
+        return encode(self._line(chunk.text, more, chunk.thinking, calls)) + b"\n"
 
     def ending(self, ending: Ending, index: int) -> bytes:
-        return encode(self._line("", **self._figures(ending))) + b"\n"
+        return encode(self._line(self._calls.rest(), self._figures(ending))) + b"\n"
 
     def closing(self) -> bytes:
         return b""
 
-    def _line(self, text: str, **more: object) -> dict[str, object]:
-        return {"model": self._model, "created_at": datetime.now(UTC), **self.content(text), **more}
+    def _line(
+        self,
+        text: str,
+        more: Mapping[str, object],
+        thinking: str = "",
+        calls: Sequence[dict[str, object]] = (),
+    ) -> dict[str, object]:
+        said = self.content(text, thinking, calls)
+        return {"model": self._model, "created_at": datetime.now(UTC), **said, **more}
 
     def _figures(self, ending: Ending) -> dict[str, object]:
         usage = ending.usage
@@ -212,8 +233,8 @@ class GenerateVoice(_Voice):
     context: tuple[int, ...] = ()
     """All tokens of the conversation, for the request that goes on with it."""
 
-    def content(self, text: str) -> dict[str, object]:
-        return {"response": text}
+    def content(self, text: str, thinking: str, calls: Sequence[dict[str, object]]) -> dict[str, object]:
+        return {"response": text, "thinking": thinking} if thinking else {"response": text}
 
     def _figures(self, ending: Ending) -> dict[str, object]:
         figures = super()._figures(ending)
@@ -221,8 +242,13 @@ class GenerateVoice(_Voice):
 
 
 class ChatVoice(_Voice):
-    def content(self, text: str) -> dict[str, object]:
-        return {"message": {"role": "assistant", "content": text}}
+    def content(self, text: str, thinking: str, calls: Sequence[dict[str, object]]) -> dict[str, object]:
+        message: dict[str, object] = {"role": "assistant", "content": text}
+        if thinking:
+            message["thinking"] = thinking
+        if calls:
+            message["tool_calls"] = list(calls)
+        return {"message": message}
 
 
 def _told(logprobs: Sequence[TokenLogprob]) -> dict[str, object]:

@@ -6,32 +6,32 @@ Used by `ollama.py`; knows no answer.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from swapd.api.bodies import is_among, is_empty, parse, refuse
+from swapd.api.bodies import parse
 from swapd.api.constrained import Alternatives, JsonOrSchema
-from swapd.api.fields import MAX_MESSAGES, Absent, Body, KeepAlive, Sampled, Stops, Whole
+from swapd.api.fields import MAX_MESSAGES, Body, KeepAlive, Sampled, Stops, Whole
+from swapd.api.ollama_messages import ChatMessage, Images, turns
+from swapd.api.openai_messages import read_tools
 from swapd.errors import InvalidRequest
-from swapd.generation import Message, Role
+from swapd.generation import Message, Role, Tool
 from swapd.units import Tokens
-
-_UNSERVED: Final[Mapping[str, Callable[[Any], bool]]] = {
-    "think": is_among(False),
-}
-_UNSERVED_CHAT: Final[Mapping[str, Callable[[Any], bool]]] = {**_UNSERVED, "tools": is_empty}
 
 
 def _present(given: Any) -> Any:
     return {} if given is None else given
 
 
-def _unseen(given: Any) -> Any:
-    if given:
-        raise ValueError("no model here sees images: none is served with a projector")
-    return None
+def _think(given: Any) -> Any:
+    """Newer clients may ask for more than the highest of the three degrees that models know."""
+    if given == "max":
+        return "high"
+    if given is not None and not isinstance(given, bool) and given not in ("low", "medium", "high"):
+        raise ValueError('true, false, "low", "medium" or "high" is expected')
+    return given
 
 
 def _template(given: Any) -> Any:
@@ -41,7 +41,6 @@ def _template(given: Any) -> Any:
 
 
 _GO_TEMPLATE: Final = re.compile(r"\{\{-?\s*(?:\.[A-Z]|(?:if|range|end|else|with)\b)")
-Images = Annotated[None, BeforeValidator(_unseen)]
 Context = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], BeforeValidator(lambda given: given or [])]
 """Tokens of a conversation so far, from the answer before."""
 
@@ -80,6 +79,16 @@ class _Generation(NameBody):
     format: JsonOrSchema = None
     logprobs: bool | None = None
     top_logprobs: Alternatives | None = None
+    think: Annotated[bool | Literal["low", "medium", "high"] | None, BeforeValidator(_think)] = None
+
+    @property
+    def thinking(self) -> bool | None:
+        """None: as the model's template does."""
+        return self.think if self.think is None else self.think is not False
+
+    @property
+    def effort(self) -> str:
+        return self.think if isinstance(self.think, str) else ""
 
     @property
     def alternatives(self) -> int | None:
@@ -129,30 +138,33 @@ class GenerateBody(_Generation):
         return (*system, Message(Role.USER, self.prompt or ""))
 
 
-class ChatMessage(Body):
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str | None = None
-    images: Images = None
-    tool_calls: Absent = None
-
-
 class ChatBody(_Generation):
     messages: Annotated[list[ChatMessage], Field(max_length=MAX_MESSAGES)] | None = None
+    tools: Annotated[Any, BeforeValidator(read_tools)] = ()
 
     @property
     def turns(self) -> tuple[Message, ...]:
-        return tuple(Message(Role(message.role), message.content or "") for message in self.messages or ())
+        return turns(self.messages or ())
+
+    @property
+    def offered(self) -> tuple[Tool, ...]:
+        tools: tuple[Tool, ...] = self.tools
+        return tools
+
+    @property
+    def continues(self) -> bool:
+        """A last message of the assistant's is a beginning that the answer goes on from."""
+        messages = self.messages or ()
+        return len(messages) > 0 and messages[-1].role == "assistant" and not messages[-1].tool_calls
 
 
 def read_generate(body: Mapping[str, Any]) -> GenerateBody:
     """Raises InvalidRequest."""
-    refuse(body, _UNSERVED)
     return _checked(parse(GenerateBody, body))
 
 
 def read_chat(body: Mapping[str, Any]) -> ChatBody:
     """Raises InvalidRequest."""
-    refuse(body, _UNSERVED_CHAT)
     return _checked(parse(ChatBody, body))
 
 

@@ -196,8 +196,7 @@ async def test_what_changes_nothing_is_ignored(client: Client, harmless: dict[st
 @pytest.mark.parametrize(
     ("path", "body", "named"),
     [
-        (GENERATE, a_prompt(think=True), "think"),
-        (GENERATE, a_prompt(think="low"), "think"),
+        (GENERATE, a_prompt(think="hard"), "think"),
         (GENERATE, a_prompt(format="xml"), "format"),
         (CHAT, a_chat(format=["object"]), "format"),
         (GENERATE, a_prompt(images=["aGk="]), "images"),
@@ -211,7 +210,7 @@ async def test_what_changes_nothing_is_ignored(client: Client, harmless: dict[st
         (GENERATE, a_prompt(top_logprobs=3), "top_logprobs"),
         (CHAT, a_chat(tools=[{}]), "tools"),
         (CHAT, a_chat(messages=[{"role": "user", "content": "x", "images": ["aGk="]}]), "messages[0].images"),
-        (CHAT, a_chat(messages=[{"role": "assistant", "tool_calls": [{}]}]), "messages[0].tool_calls"),
+        (CHAT, a_chat(messages=[{"role": "assistant", "tool_calls": [{}]}]), "messages[0].tool_calls[0].function"),
         (CHAT, a_chat(messages=[{"role": "robot", "content": "x"}]), "messages[0].role"),
         (CHAT, a_chat(messages=[{"role": "user", "content": [{"type": "text", "text": "x"}]}]), "messages[0].content"),
         (CHAT, a_chat(messages={}), "messages"),

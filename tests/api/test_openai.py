@@ -166,9 +166,9 @@ async def test_messages_reach_the_gateway_as_text(client: Client, gateway: Scrip
     assert (await client.post(CHAT, json=a_chat(messages=messages))).status == 200
     assert gateway.asks[0].request.messages == (
         Message(Role.DEVELOPER, "be kind"),
-        Message(Role.USER, "one\ntwo"),
+        Message(Role.USER, "one\ntwo", name="Ada"),
         Message(Role.ASSISTANT, ""),
-        Message(Role.TOOL, "42"),
+        Message(Role.TOOL, "42", call_id="x"),
     )
 
 
@@ -284,7 +284,7 @@ async def test_what_changes_nothing_is_ignored(client: Client, harmless: dict[st
         (PLAIN, a_prompt(suffix="x"), "suffix"),
         (PLAIN, a_prompt(logprobs=0, echo=True), "logprobs"),
         (CHAT, a_chat(messages=[{"role": "user", "content": [{"type": "image_url"}]}]), "messages[0].content"),
-        (CHAT, a_chat(messages=[{"role": "assistant", "tool_calls": [{}]}]), "messages[0].tool_calls"),
+        (CHAT, a_chat(messages=[{"role": "assistant", "tool_calls": [{}]}]), "messages[0].tool_calls[0].function"),
     ],
 )
 async def test_what_would_change_the_answer_and_is_not_served_is_refused_by_name(

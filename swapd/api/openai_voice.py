@@ -1,0 +1,217 @@
+"""The words of OpenAI's chat completions and completions: whole answers and streams.
+
+Used by `openai.py`, which has the routes.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar, Final, assert_never
+
+from swapd import __version__
+from swapd.api.answers import Whole
+from swapd.api.calls import encode
+from swapd.api.constrained import told_all
+from swapd.api.figures import timings
+from swapd.api.openai_bodies import GenerationBody
+from swapd.api.stream import SSE, Framing
+from swapd.generation import CallPart, Chunk, Ending, StopReason, TokenLogprob, Usage
+from swapd.runtime.gateway import Answer
+
+_FINGERPRINT: Final = f"swapd-{__version__}"
+
+
+class _Voice(ABC):
+    """What chat and plain completions have in common."""
+
+    framing: Framing = SSE
+    prefix: ClassVar[str]
+    whole_object: ClassVar[str]
+    stream_object: ClassVar[str]
+
+    def __init__(self, unique: str, body: GenerationBody) -> None:
+        self._head: dict[str, object] = {
+            "id": f"{self.prefix}-{unique}",
+            "object": self.stream_object if body.stream else self.whole_object,
+            "created": int(time.time()),
+            "model": body.model,
+            "system_fingerprint": _FINGERPRINT,
+        }
+        # Who asks for usage gets the key in every chunk, null until the last.
+        self._usage_key: dict[str, object] = {"usage": None} if body.stream and body.wants_usage else {}
+        self._choices = body.choices
+        self._tells = body.alternatives is not None
+        self._spent: dict[int, Usage] = {}
+
+    def whole(self, wholes: Sequence[Whole]) -> object:
+        self._spent = {index: whole.ending.usage for index, whole in enumerate(wholes)}
+        return {
+            **self._head,
+            "choices": [
+                {
+                    **self.content(whole, index),
+                    "logprobs": self._told(whole.logprobs, index),
+                    "finish_reason": _finish(whole.ending),
+                }
+                for index, whole in enumerate(wholes)
+            ],
+            "usage": self._usage(),
+            "timings": timings(_total(list(self._spent.values()))),
+        }
+
+    def _told(self, logprobs: Sequence[TokenLogprob], index: int) -> object:
+        return self.likelihoods(logprobs, index) if self._tells else None
+
+    def _usage(self) -> dict[str, object]:
+        """A prompt of several answers counts once."""
+        first = _total([usage for index, usage in self._spent.items() if index % self._choices == 0])
+        completion = sum(usage.completion for usage in self._spent.values())
+        return _usage(replace(first, completion=completion))
+
+    @abstractmethod
+    def likelihoods(self, logprobs: Sequence[TokenLogprob], index: int) -> dict[str, object]:
+        """Of the tokens of a piece."""
+
+    @abstractmethod
+    def content(self, whole: Whole, index: int) -> dict[str, object]:
+        """The choice of a whole answer, but for how it ended."""
+
+    def frame(self, choices: list[dict[str, object]], **more: object) -> bytes:
+        return b"data: " + encode({**self._head, "choices": choices, **self._usage_key, **more}) + b"\n\n"
+
+    def closing(self) -> bytes:
+        usage = self.frame([], usage=self._usage()) if self._usage_key else b""
+        return usage + b"data: [DONE]\n\n"
+
+
+class ChatVoice(_Voice):
+    prefix = "chatcmpl"
+    whole_object = "chat.completion"
+    stream_object = "chat.completion.chunk"
+
+    def content(self, whole: Whole, index: int) -> dict[str, object]:
+        content = None if whole.calls and not whole.text else whole.text
+        message: dict[str, object] = {"role": "assistant", "content": content, "refusal": None}
+        if whole.thinking:
+            message["reasoning_content"] = whole.thinking
+        if whole.calls:
+            message["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                for call in whole.calls
+            ]
+        return {"index": index, "message": message}
+
+    def opening(self, answer: Answer, index: int) -> bytes:
+        return self._delta({"role": "assistant", "content": ""}, index)
+
+    def piece(self, chunk: Chunk, index: int) -> bytes:
+        delta: dict[str, object] = {}
+        if chunk.thinking:
+            delta["reasoning_content"] = chunk.thinking
+        if chunk.text or not (chunk.thinking or chunk.calls):
+            delta["content"] = chunk.text
+        if chunk.calls:
+            delta["tool_calls"] = [_call_delta(part) for part in chunk.calls]
+        return self._delta(delta, index, logprobs=self._told(chunk.logprobs, index))
+
+    def ending(self, ending: Ending, index: int) -> bytes:
+        self._spent[index] = ending.usage
+        return self._delta({}, index, _finish(ending), timings=timings(ending.usage))
+
+    def likelihoods(self, logprobs: Sequence[TokenLogprob], index: int) -> dict[str, object]:
+        return {"content": told_all(logprobs), "refusal": None}
+
+    def _delta(
+        self,
+        delta: dict[str, object],
+        index: int,
+        finish: str | None = None,
+        logprobs: object = None,
+        **more: object,
+    ) -> bytes:
+        return self.frame([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}], **more)
+
+
+class CompletionVoice(_Voice):
+    prefix = "cmpl"
+    whole_object = "text_completion"
+    stream_object = "text_completion"
+
+    def __init__(self, unique: str, body: GenerationBody) -> None:
+        super().__init__(unique, body)
+        self._offsets: defaultdict[int, int] = defaultdict(int)
+
+    def content(self, whole: Whole, index: int) -> dict[str, object]:
+        return {"index": index, "text": whole.text}
+
+    def opening(self, answer: Answer, index: int) -> bytes:
+        return b""
+
+    def piece(self, chunk: Chunk, index: int) -> bytes:
+        return self._text(chunk.text, index, logprobs=self._told(chunk.logprobs, index))
+
+    def ending(self, ending: Ending, index: int) -> bytes:
+        self._spent[index] = ending.usage
+        return self._text("", index, _finish(ending), timings=timings(ending.usage))
+
+    def likelihoods(self, logprobs: Sequence[TokenLogprob], index: int) -> dict[str, object]:
+        tokens = [one.drawn.raw.decode("utf-8", "replace") for one in logprobs]
+        offsets = []
+        for token in tokens:
+            offsets.append(self._offsets[index])
+            self._offsets[index] += len(token)
+        return {
+            "tokens": tokens,
+            "token_logprobs": [one.drawn.logprob for one in logprobs],
+            "top_logprobs": [
+                {other.raw.decode("utf-8", "replace"): other.logprob for other in one.top} for one in logprobs
+            ],
+            "text_offset": offsets,
+        }
+
+    def _text(self, text: str, index: int, finish: str | None = None, logprobs: object = None, **more: object) -> bytes:
+        return self.frame([{"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}], **more)
+
+
+def _call_delta(part: CallPart) -> dict[str, object]:
+    if not part.id:
+        return {"index": part.index, "function": {"arguments": part.arguments}}
+    function = {"name": part.name, "arguments": part.arguments}
+    return {"index": part.index, "id": part.id, "type": "function", "function": function}
+
+
+def _finish(ending: Ending) -> str:
+    match ending.reason:
+        case StopReason.LENGTH:
+            return "length"
+        case StopReason.TOOL_CALLS:
+            return "tool_calls"
+        case StopReason.STOP | StopReason.CANCELLED:
+            return "stop"
+        case _:
+            assert_never(ending.reason)
+
+
+def _total(spent: Sequence[Usage]) -> Usage:
+    return Usage(
+        prompt=sum(usage.prompt for usage in spent),
+        cached=sum(usage.cached for usage in spent),
+        completion=sum(usage.completion for usage in spent),
+        prompt_s=sum(usage.prompt_s for usage in spent),
+        completion_s=sum(usage.completion_s for usage in spent),
+        drafted=sum(usage.drafted for usage in spent),
+        accepted=sum(usage.accepted for usage in spent),
+    )
+
+
+def _usage(usage: Usage) -> dict[str, object]:
+    return {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.prompt + usage.completion,
+        "prompt_tokens_details": {"cached_tokens": usage.cached},
+    }
