@@ -22,6 +22,7 @@ import structlog
 from swapd import wire
 from swapd.errors import ContextLengthExceeded, Death, InvalidRequest, ModelUnusable, WorkerFailed
 from swapd.generation import Chunk, Ending, GenerationRequest
+from swapd.pool.link import Link, Stream
 from swapd.questions import Question, Reply
 from swapd.units import Seconds
 
@@ -33,22 +34,19 @@ _OUT_OF_MEMORY: Final = re.compile(r"out of memory|failed to allocate", re.IGNOR
 
 log = structlog.get_logger("swapd.pool")
 
-Item = Chunk | Ending | Exception
 T = TypeVar("T")
 
 
 class Worker:
     """A live process. `started` is done when it is a spare; `ended` when it is reaped, with the reason."""
 
-    def __init__(self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
         loop = asyncio.get_running_loop()
         self.pid = process.pid
         self.started: asyncio.Future[wire.Started] = loop.create_future()
         self.ended: asyncio.Future[WorkerFailed] = loop.create_future()
-        self.heard_at = loop.time()
-        """When the last frame came."""
         self._process = process
-        self._reader, self._writer = reader, writer
+        self._link = Link(self._take)
         self._loaded: asyncio.Future[wire.Loaded] = loop.create_future()
         self._sized: asyncio.Future[wire.Sized] | None = None
         self._ponged: asyncio.Future[wire.Pong] = loop.create_future()
@@ -56,7 +54,7 @@ class Worker:
         self.saved: Callable[[wire.Saved], None] = lambda saved: None
         """Hears of every conversation that it has saved."""
         self._save_ended: asyncio.Future[None] | None = None
-        self._streams: dict[str, asyncio.Queue[Item]] = {}
+        self._streams: dict[str, Stream] = {}
         self._asked: dict[str, asyncio.Future[Reply]] = {}
         self._questions = itertools.count(1)
         self._threads = 0
@@ -87,15 +85,20 @@ class Worker:
             except BaseException:
                 ours.close()
                 raise
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
-        return Worker(process, reader, writer)
+        worker = Worker(process)
+        await asyncio.get_running_loop().create_unix_connection(lambda: worker._link, sock=ours)
+        return worker
+
+    @property
+    def heard_at(self) -> Seconds:
+        """When the last frame came."""
+        return self._link.heard_at
 
     # --- orders
 
     def send(self, message: wire.ToWorker) -> None:
         """To a dead worker: nothing happens; `ended` tells."""
-        if not self.ended.done() and not self._writer.is_closing():
-            self._writer.write(wire.encode(message))
+        self._link.send(message)
 
     async def load(self, order: wire.Load, progressed: Callable[[float], None]) -> wire.Loaded:
         """Raises WorkerFailed."""
@@ -132,19 +135,12 @@ class Worker:
         """As `runtime.ports.Workers.generate`. What has piled up comes as one chunk."""
         if self.ended.done():
             raise self.ended.result()
-        stream = self._streams[request.id] = asyncio.Queue()
+        stream = self._streams[request.id] = Stream()
         is_over = False
         self.send(wire.Generate(request))
         try:
             while not is_over:
                 item = await stream.get()
-                while isinstance(item, Chunk) and not stream.empty():
-                    follower = stream.get_nowait()
-                    if isinstance(follower, Chunk) and item.joins(follower):
-                        item = item.then(follower)
-                    else:
-                        yield item
-                        item = follower
                 is_over = not isinstance(item, Chunk)
                 if isinstance(item, Exception):
                     raise item
@@ -203,19 +199,10 @@ class Worker:
     # --- facts: the owner runs these two as tasks
 
     async def listen(self) -> None:
-        """Take in frames until the process ends; then tell everyone."""
-        frames = wire.Frames()
-        broken = ""
-        try:
-            while data := await self._reader.read(_READ):
-                self.heard_at = asyncio.get_running_loop().time()
-                for body in frames.feed(data):
-                    self._take(wire.decode_from_worker(body))
-        except (ConnectionError, wire.WireError) as error:
-            broken = str(error)
+        """Until the process ends; then tell everyone."""
+        broken = await self._link.closed
+        if broken:
             self.kill()
-        finally:
-            self._writer.close()
         status = await self._process.wait()
         # llama.cpp aborts when memory runs out in use; only its last words tell.
         short = next((text for text in self._last_words if _OUT_OF_MEMORY.search(text)), None)
@@ -239,7 +226,7 @@ class Worker:
             case wire.Pieces(pieces):
                 for piece in pieces:
                     if (stream := self._streams.get(piece.request)) is not None:
-                        stream.put_nowait(piece.chunk)
+                        stream.put(piece.chunk)
             case wire.Finished(request, ending):
                 self._last(request, ending)
             case wire.Failed(request, code, text, prompt, context):
@@ -279,7 +266,7 @@ class Worker:
         if isinstance(item, Exception) and (asked := self._asked.get(request)) is not None:
             _fail(asked, item)
         if (stream := self._streams.get(request)) is not None:
-            stream.put_nowait(item)
+            stream.put(item)
 
     def _end(self, failure: WorkerFailed) -> None:
         self.ended.set_result(failure)
@@ -291,7 +278,7 @@ class Worker:
         for asked in self._asked.values():
             _fail(asked, failure)
         for stream in self._streams.values():
-            stream.put_nowait(failure)
+            stream.put(failure)
 
     def _describe(self, status: int, telling: str | None) -> str:
         how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
