@@ -122,6 +122,16 @@ examples:
 _RELOAD: Final = """
 
 If the file has an error, the daemon names it and goes on as it was."""
+_CLIENTS: Final = """
+
+NAME is aider, claude-code, codex, continue, llama.vim, ollama-python,
+open-webui, openai-python or zed. The text for the file is written to stdout,
+where it belongs to stderr. It names the address of --url if that is over TCP,
+else http://127.0.0.1:11435, and the key in SWAPD_API_KEY.
+
+examples:
+  eval "$(swapctl clients claude-code --model qwen3.5:9b)" && claude
+  swapctl clients codex > ~/.codex/config.toml"""
 _RUN: Final = """
 
 With PROMPT, the answer is written to stdout as it comes. What is piped in
@@ -235,6 +245,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="a model, or an answer's X-Request-Id (default: the last swap)",
     )
     add("reload", "make the daemon read its configuration again", _RELOAD)
+    paste = add("clients", "print the configuration of another program that is to use the daemon", _CLIENTS)
+    paste.add_argument("name", metavar="NAME", help="the program")
+    paste.add_argument("--model", metavar="M", help="the model that it is to use (default: one that is loaded)")
     add("version", "show the versions of swapctl and of the daemon")
     return parser
 

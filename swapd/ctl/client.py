@@ -137,7 +137,7 @@ class Client:
 
     def __init__(self, address: Address, key: str | None = None) -> None:
         """`key` goes along over TCP only; the socket is guarded by its mode."""
-        self.address = address
+        self.address, self.key = address, key or ""
         self._headers = {"Content-Type": "application/json", "Connection": "close"}
         if key and address.path is None:
             if not (key.isascii() and key.isprintable()):

@@ -18,7 +18,10 @@ from swapd import __version__
 from swapd.ctl import explained, pages, planned, run
 from swapd.ctl.chat import Chat
 from swapd.ctl.client import Client, Exit, Failure, Json, model_route
+from swapd.ctl.clients import NO_KEY, RECIPES, Target
 from swapd.ctl.terminal import Progress, cell
+
+_DEFAULT_URL: Final = "http://127.0.0.1:11435"
 
 Command: TypeAlias = Callable[[Client, Namespace], None]
 
@@ -133,6 +136,35 @@ def reload(client: Client, arguments: Namespace) -> None:
     _tell(arguments, document, lambda: "the configuration is read again")
 
 
+def clients(client: Client, arguments: Namespace) -> None:
+    """The text alone on stdout, for a file; where it belongs on stderr."""
+    recipe = RECIPES.get(arguments.name)
+    if recipe is None:
+        raise Failure(Exit.USAGE, f"{arguments.name!r} is not known here; {', '.join(RECIPES)} are")
+    target = _target(client, arguments)
+    document = {"client": arguments.name, "form": recipe.form, "place": recipe.place, "text": recipe.text(target)}
+    _tell(arguments, document, lambda: str(document["text"]).rstrip("\n"))
+    if not arguments.json:
+        print(f"\n(for {recipe.place})", file=sys.stderr)
+
+
+def _target(client: Client, arguments: Namespace) -> Target:
+    """Over TCP, where it is said; else where the daemon listens unless told otherwise."""
+    url = _DEFAULT_URL if client.address.path is not None else str(client.address)
+    name = arguments.model
+    if name is None:
+        models = [model for model in _list(client.get("/swapd/models"), "models") if model["usable"]]
+        if not models:
+            raise Failure(Exit.NOT_FOUND, "there is no model yet: [catalog] dirs names the folders to look in")
+        # One in use is likelier to be meant than the first of the alphabet.
+        name = min(models, key=lambda model: model["state"] is None)["name"]
+    details = client.post("/api/show", {"model": name}).get("details", {})
+    try:
+        return Target(url, str(name), int(details["context_length"]), client.key or NO_KEY)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _misread(repr(error)) from error
+
+
 def run_model(client: Client, arguments: Namespace) -> None:
     """A question when there is one or something is piped in or out; else, on a terminal, a chat."""
     if not arguments.prompt and sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty():
@@ -175,6 +207,7 @@ COMMANDS: Final[Mapping[str, Command]] = MappingProxyType(
         "events": events,
         "explain": explain,
         "reload": reload,
+        "clients": clients,
         "version": version,
     }
 )

@@ -32,6 +32,7 @@ LINES = {
     "events": ["events"],
     "explain": ["explain"],
     "reload": ["reload"],
+    "clients": ["clients", "codex"],
     "version": ["version"],
 }
 
