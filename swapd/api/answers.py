@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from aiohttp import web
 
-from swapd.api.calls import GATEWAY, answer_headers, json_answer
+from swapd.api.calls import GATEWAY, MODEL, answer_headers, json_answer
 from swapd.api.stream import Framing, Stream, stream
 from swapd.generation import CallPart, Chunk, Ending, TokenLogprob, ToolCall
 from swapd.runtime.gateway import Answer, Ask, Gateway, Watch
@@ -68,6 +68,7 @@ async def give(
 ) -> web.StreamResponse:
     """The response to these asks (at least one). Raises what the gateway raises, while nothing has been sent."""
     gateway = request.app[GATEWAY]
+    request[MODEL] = asks[0].model
     if not streamed:
         wholes = await _together([_whole(gateway, ask) for ask in asks])
         if epilogue is not None:

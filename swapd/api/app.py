@@ -5,6 +5,8 @@ Made by `daemon.py`; asks the gateway for everything.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -16,6 +18,7 @@ from swapd.api import (
     anthropic,
     embeddings,
     llamaserver,
+    metrics,
     models,
     ollama,
     ollama_files,
@@ -24,9 +27,10 @@ from swapd.api import (
     responses,
     watching,
 )
-from swapd.api.calls import GATEWAY, GUARD, REQUEST_ID, json_answer, new_request_id
+from swapd.api.calls import CANCELLED, GATEWAY, GUARD, REQUEST_ID, json_answer, new_request_id
 from swapd.api.failures import Dialect, Failure, failure_of
 from swapd.api.guard import Guard, GuardSettings, is_preflight
+from swapd.api.metrics import REQUESTS, Requests
 from swapd.runtime.gateway import Gateway
 
 __all__ = ["GATEWAY", "GUARD", "RUNNER_OPTIONS", "GuardSettings", "make_app"]
@@ -41,6 +45,7 @@ _PAGES: Final = (
     llamaserver,
     embeddings,
     reranking,
+    metrics,
     admin,
     watching,
 )
@@ -58,6 +63,7 @@ def make_app(gateway: Gateway, guard: GuardSettings) -> web.Application:
     app = web.Application(middlewares=[_frame])
     app[GATEWAY] = gateway
     app[GUARD] = Guard(guard)
+    app[REQUESTS] = Requests()
     for dialect in _PAGES:
         app.add_routes(dialect.routes)
     app.on_response_prepare.append(_finish_headers)
@@ -70,18 +76,25 @@ async def _frame(
 ) -> web.StreamResponse:
     """Names the request, asks the guard, and says every failure in the dialect of the path."""
     request[REQUEST_ID] = new_request_id(request)
+    began, outcome = time.perf_counter(), "ok"
     try:
         request.app[GUARD].check(request)
         if is_preflight(request):
             return web.Response(status=204)
         return await handler(request)
-    except ConnectionResetError:
+    except (ConnectionResetError, asyncio.CancelledError) as gone:
+        outcome = CANCELLED
+        if isinstance(gone, asyncio.CancelledError):
+            raise
         return web.Response(status=_CLIENT_CLOSED)
     except web.HTTPException as refusal:
         failure, headers = _routing_failure(request, refusal)
+        outcome = failure.code
     except Exception as error:
         failure = failure_of(error, request[REQUEST_ID])
-        headers = failure.headers
+        headers, outcome = failure.headers, failure.code
+    finally:
+        request.app[REQUESTS].ended(request, outcome, began)
     failure = replace(failure, request_id=request[REQUEST_ID])
     return json_answer(failure.body(Dialect.of(request)), status=failure.status, headers=headers)
 

@@ -22,6 +22,11 @@ from swapd.served import Model
 GATEWAY: Final = web.AppKey("gateway", Gateway)
 GUARD: Final = web.AppKey("guard", Guard)
 REQUEST_ID: Final = web.RequestKey("request_id", str)
+MODEL: Final = web.RequestKey("model", str)
+"""Which model a request asks; set when that is known."""
+CANCELLED: Final = "cancelled"
+OUTCOME: Final = web.RequestKey("outcome", str)
+"""How an answer ended whose headers were sent: the code of the failure that was told inside it, or CANCELLED."""
 
 _MAX_SESSION: Final = 256
 _OWN_ID = re.compile(r"[\x21-\x7e]{1,64}")

@@ -17,7 +17,7 @@ from aiohttp import web
 from pydantic import BeforeValidator, Field
 
 from swapd.api.bodies import parse, read_object
-from swapd.api.calls import GATEWAY, generation_ids, json_answer, model_headers, priority
+from swapd.api.calls import GATEWAY, MODEL, generation_ids, json_answer, model_headers, priority
 from swapd.api.chosen import model_for
 from swapd.api.fields import Body, KeepAlive, Whole
 from swapd.errors import InvalidRequest
@@ -162,6 +162,7 @@ async def _embed(
     request: web.Request, model: str, question: Embed, keep_alive: Seconds | None
 ) -> tuple[VectorAnswer, Embedded]:
     (unique,) = generation_ids(request, 1)
+    request[MODEL] = model
     ask = VectorAsk(unique, model, question, keep_alive, priority(request))
     return await request.app[GATEWAY].vectors.embed(ask)
 

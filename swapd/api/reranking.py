@@ -8,7 +8,7 @@ from aiohttp import web
 from pydantic import BeforeValidator, Field, model_validator
 
 from swapd.api.bodies import parse, read_object
-from swapd.api.calls import GATEWAY, generation_ids, json_answer, model_headers, priority
+from swapd.api.calls import GATEWAY, MODEL, generation_ids, json_answer, model_headers, priority
 from swapd.api.chosen import model_for
 from swapd.api.fields import Body, KeepAlive, Whole
 from swapd.questions import Rerank
@@ -66,7 +66,7 @@ class RerankBody(Body):
 @routes.post("/v1/reranking")
 async def rerank(request: web.Request) -> web.Response:
     gateway, body = request.app[GATEWAY], parse(RerankBody, await read_object(request))
-    name = await model_for(gateway, body.model, _TASK)
+    name = request[MODEL] = await model_for(gateway, body.model, _TASK)
     (unique,) = generation_ids(request, 1)
     question = Rerank(body.query, tuple(body.all_texts), bool(body.truncate))
     answer, found = await gateway.vectors.rerank(VectorAsk(unique, name, question, body.keep_alive, priority(request)))

@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from aiohttp import hdrs, web
 
-from swapd.api.calls import REQUEST_ID, encode, wants_progress
+from swapd.api.calls import CANCELLED, OUTCOME, REQUEST_ID, encode, wants_progress
 from swapd.api.failures import Dialect, Failure, failure_of
 from swapd.runtime.gateway import Progress, Watch
 from swapd.units import Bytes, KiB
@@ -135,6 +135,7 @@ class Stream:
     async def fail(self, error: Exception) -> web.StreamResponse:
         """Tells inside the stream what went wrong, and ends it."""
         failure = failure_of(error, self._request[REQUEST_ID])
+        self._request[OUTCOME] = failure.code
         self.put(self._framing.failure(failure, Dialect.of(self._request)))
         return await self.close()
 
@@ -155,6 +156,7 @@ async def stream(
             return await answer.fail(error)
         return await answer.close()
     except ConnectionResetError:
+        request[OUTCOME] = CANCELLED
         return answer.response  # the caller is gone: nobody is left to be told
 
 

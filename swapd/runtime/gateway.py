@@ -44,6 +44,7 @@ from swapd.generation import Chunk, Ending, GenerationRequest, Sampling
 from swapd.runtime import explain, foresight, lending, plan
 from swapd.runtime.engine import Engine, Record, Refused
 from swapd.runtime.happenings import Happenings
+from swapd.runtime.measures import Measures
 from swapd.runtime.ports import Catalog, Clerk, Workers
 from swapd.runtime.questions import Questions
 from swapd.runtime.status import ResidentStatus, Show
@@ -169,6 +170,7 @@ class Gateway:
             request = replace(entry.applied(ask.request, ask.defaults), id=str(request_id))
             async with contextlib.aclosing(self._answer(model, request, resident)) as items:
                 first = await anext(items)
+                engine.journal.measures.began(granted - asked, engine.now() - asked)
                 placement = str(engine.state.residents[resident].placement)
                 yield Answer(model, placement, granted - asked, load_s, first, items)
 
@@ -181,6 +183,7 @@ class Gateway:
                     if isinstance(item, Chunk):
                         record.tokens += item.tokens
                     else:
+                        self.measures.spent(model.name, item.usage)
                         record.restored += item.usage.restored
                         self.restored[model.name] += item.usage.restored
                         self._usages[RequestId(request.id)] = _seen(item.usage)
@@ -378,6 +381,19 @@ class Gateway:
             self._engine.journal.decisions, None if variant is None else variant.id, request, limit
         )
         return {"decisions": found}
+
+    @property
+    def measures(self) -> Measures:
+        return self._engine.journal.measures
+
+    def canonical(self, name: str) -> str | None:
+        """The name of the catalog's model that this stands for; None: of none."""
+        try:
+            return self._catalog.resolve(name).name
+        except ModelUnusable as unusable:
+            return unusable.name
+        except ModelNotFound:
+            return None
 
     @property
     def happenings(self) -> Happenings:

@@ -35,6 +35,7 @@ from swapd.core.resident import Cause, Resident
 from swapd.core.state import State
 from swapd.errors import Death
 from swapd.runtime.happenings import Happenings
+from swapd.runtime.measures import Measures
 from swapd.runtime.recorder import Recorder
 
 KEPT: Final = 1000
@@ -69,6 +70,7 @@ class Journal:
         self.happenings = Happenings()
         self.counters: Counter[str] = Counter()
         """loads, evictions, partial_offloads, oom_retries, crashes: as `/swapd/status` shows them."""
+        self.measures = Measures()
         self._steps = 0
 
     def belongs(self, request: RequestId, session: str | None) -> None:
@@ -86,6 +88,7 @@ class Journal:
             name = after.residents[event.resident].variant.name
             log.info("loaded", event_id=self._steps, model=name)
             self._tell("loaded", model=name, resident=event.resident)
+            self._measure_load(after.residents[event.resident])
         if isinstance(event, WorkerGone) and event.resident in before.residents:
             self._tell("gone", model=before.residents[event.resident].variant.name, resident=event.resident)
         if isinstance(event, RequestArrived):
@@ -95,8 +98,14 @@ class Journal:
         if self._recorder is not None:
             self._recorder.record(event, after, commands)
 
+    def _measure_load(self, resident: Resident) -> None:
+        if resident.started_at is not None and resident.loaded_at is not None:
+            self.measures.loaded(resident.variant.name, "unknown", resident.loaded_at - resident.started_at)
+
     def _count_death(self, event: WorkerDied, resident: Resident) -> None:
         self.counters["oom_retries" if event.death is Death.OUT_OF_MEMORY else "crashes"] += 1
+        if event.death is not Death.OUT_OF_MEMORY:
+            self.measures.crashes.add(resident.variant.name)
         log.warning("worker died", event_id=self._steps, model=resident.variant.name, reason=event.reason)
         self._tell("died", model=resident.variant.name, resident=event.resident, reason=event.reason)
 
@@ -111,6 +120,8 @@ class Journal:
             case StopWorker(resident, reason):
                 retired = after.residents[resident].retired
                 self.counters["evictions"] += retired is not None and retired.cause is Cause.EVICTED
+                if retired is not None:
+                    self.measures.evictions.add(str(retired.cause))
                 name = after.residents[resident].variant.name
                 log.info("unload", event_id=step, model=name, resident=resident, reason=reason)
                 self._tell("unload", model=name, resident=resident, reason=reason)

@@ -89,6 +89,7 @@ class Vectors:
             loaded = engine.state.residents[resident]
             record = engine.records.get(resident, Record())
             record.requests += 1
+            granted = engine.now()
             is_new = loaded.loaded_at is not None and loaded.loaded_at >= asked
             load_s = record.load_s if is_new else 0.0
             try:
@@ -98,4 +99,7 @@ class Vectors:
                 if revoked is not None and revoked.refusal is Refusal.UNLOADED:
                     raise Unloaded(model.name) from failure
                 raise WorkerCrashed(model.name, failure.reason) from failure
+            tokens = reply.tokens if isinstance(reply, Reranked) else 0
+            tokens = sum(reply.tokens) if isinstance(reply, Embedded) else tokens
+            engine.journal.measures.embedded(model.name, tokens, granted - asked)
             return VectorAnswer(model, str(loaded.placement), load_s, reply)

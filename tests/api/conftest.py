@@ -38,6 +38,7 @@ from swapd.questions import (
 from swapd.runtime import foresight, plan
 from swapd.runtime.gateway import Answer, Ask, Gateway, Progress, Watch
 from swapd.runtime.happenings import Happenings
+from swapd.runtime.measures import Measures
 from swapd.runtime.questions import Questions
 from swapd.runtime.status import ResidentStatus
 from swapd.runtime.vectors import VectorAnswer, VectorAsk, Vectors
@@ -155,6 +156,7 @@ class ScriptedGateway(Gateway):
         """Names of the residents; None: a usual mixture."""
         self.busy = 0
         self.told = Happenings()
+        self.measured = Measures()
         self.failing_reload: Exception | None = None
         # the books
         self.asks: list[Ask] = []
@@ -343,6 +345,13 @@ class ScriptedGateway(Gateway):
             await self.find(name)
         self.calls.append(("decisions", name, request, limit))
         return {"decisions": []}
+
+    @property
+    def measures(self) -> Measures:
+        return self.measured
+
+    def canonical(self, name: str) -> str | None:
+        return next((model.name for model in self.models() if name in (model.name, *model.entry.aliases)), None)
 
     @property
     def happenings(self) -> Happenings:

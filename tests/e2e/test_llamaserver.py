@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from swapd.demo import models
 from tests.e2e.conftest import SMOL, Daemon
@@ -97,3 +98,21 @@ def test_slots_tell_of_the_loaded_model(daemon: Daemon) -> None:
     status, slots = daemon.call("/slots")
     assert status == 200
     assert [slot["n_ctx"] for slot in slots] == [512, 512]
+
+
+def test_metrics_tell_what_was_done(daemon: Daemon) -> None:
+    daemon.call("/completion", {"model": "plain", "prompt": "Once", "n_predict": 4, "ignore_eos": True})
+    status, page = daemon.call("/metrics")
+    assert status == 200
+    samples = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+    assert samples["swapd_requests_total", "llama-server", "ok", "plain"] >= 1
+    assert samples["swapd_tokens_total", "completion", "plain"] >= 4
+    assert samples["swapd_loads_total",] >= 1
+    assert samples["swapd_time_to_first_token_seconds_count",] >= 1
+    assert samples["swapd_resident_bytes", "host", "plain"] > 0
+    assert samples["swapd_device_total_bytes", "host"] > samples["swapd_device_free_bytes", "host"] > 0
+    assert any(key[0] == "swapd_load_seconds_count" and "plain" in key for key in samples)
