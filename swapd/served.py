@@ -44,6 +44,8 @@ class ModelEntry:
     sampling: Sampling = field(default=Sampling())
     max_tokens: Tokens | None = None
     stop: tuple[str, ...] = ()
+    lora: tuple[tuple[str, str], ...] = ()
+    """Names and paths of adapters."""
     system: str = ""
     """The system prompt of conversations that bring none."""
     template: str = ""
@@ -103,6 +105,8 @@ class Model:
     """Of a model that writes: the same file loaded beside, to make vectors."""
     template: bool = True
     """The file has a chat template."""
+    adapter: str = ""
+    """The variant is answered with this one of its adapters."""
 
     @property
     def offered(self) -> Iterator[tuple[str, Model]]:

@@ -36,6 +36,14 @@ class Prompts(msgspec.Struct, frozen=True):
     """Of all of them together: what is larger need not be saved."""
 
 
+class Adapter(msgspec.Struct, frozen=True, array_like=True):
+    """A LoRA adapter. Requests call it by its name; what is saved is for its `content`."""
+
+    name: str
+    path: str
+    content: str
+
+
 class Load(_Frame, frozen=True, tag=True):
     """Load this model; answered by Progress and then Loaded or LoadFailed. Sent once."""
 
@@ -61,6 +69,7 @@ class Load(_Frame, frozen=True, tag=True):
     """None: no conversation is saved."""
     pooling: str = ""
     """Make vectors, and so pooled: "mean", "cls", "last" or "rank"; empty: write text."""
+    adapters: tuple[Adapter, ...] = ()
 
 
 class Size(_Frame, frozen=True, tag=True):

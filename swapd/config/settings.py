@@ -139,6 +139,7 @@ def _entry(model: Model) -> ModelEntry:
         sampling=_sampling(model.options),
         max_tokens=_limit(model.options),
         stop=model.options.stop,
+        lora=tuple((name, str(path)) for name, path in model.lora.items()),
         system=model.system,
         template=model.template,
         presets=tuple((name, _preset(preset)) for name, preset in model.presets.items()),

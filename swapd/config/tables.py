@@ -41,7 +41,6 @@ LATER_KEYS: Final = frozenset(
         ("memory", "warm_cache"),
         ("memory", "rpc"),
         ("models", "draft"),
-        ("models", "lora"),
     }
 )
 """Keys that a later release will have."""
@@ -160,6 +159,7 @@ class Model(Table):
     embedding: bool = False
     system: str = ""
     template: TextFile = ""
+    lora: dict[Name, FilePath] = {}
     options: Options = Options()
     presets: dict[PresetName, Preset] = {}
 

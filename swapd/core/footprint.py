@@ -79,6 +79,19 @@ def weights_and_cache(variant: Variant, placement: Placement) -> Footprint:
     return Footprint.of(amounts)
 
 
+def adapter_bytes(variant: Variant, placement: Placement) -> Footprint:
+    """Adapters lie beside the weights that they change; computing with one takes a little more."""
+    shape, size = variant.shape, sum(adapter.size for adapter in variant.adapters)
+    if not size:
+        return Footprint()
+    wider = placement.micro_batch * (shape.feed_forward or 4 * shape.embedding) * _FLOAT
+    first = min(_first_on_gpu(shape, placement), shape.layers)
+    amounts = {HOST: -(-size * first // shape.layers) + wider if first else 0}
+    for run in _runs(shape, placement):
+        amounts[run.device] = -(-size * (run.end - run.start) // shape.layers) + wider
+    return Footprint.of(amounts)
+
+
 def compute(variant: Variant, placement: Placement) -> Footprint:
     """Compute buffers: one micro-batch of the widest layer's activations, masks over the cells, rows of logits.
 
@@ -112,7 +125,8 @@ def compute(variant: Variant, placement: Placement) -> Footprint:
 def arithmetic(variant: Variant, placement: Placement) -> Footprint:
     """From the header alone, the process included."""
     process = Footprint.of({HOST: process_bytes(variant)})
-    return process + weights_and_cache(variant, placement) + compute(variant, placement)
+    kept = weights_and_cache(variant, placement) + adapter_bytes(variant, placement)
+    return process + kept + compute(variant, placement)
 
 
 def _padded(tokens: Tokens) -> Tokens:

@@ -70,6 +70,16 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter that is loaded with its model. `content` is the same as long as its file is."""
+
+    name: str
+    path: str
+    content: str
+    size: Bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Variant:
     """All that makes two loads not interchangeable. `id` says it in short and is what the core compares."""
 
@@ -87,6 +97,7 @@ class Variant:
     """How many the owner wants on the GPU; None: as many as fit."""
     max_vram: str = ""
     """Cap on each card: bytes or a share of its total (`"8589934592"`, `"55%"`); empty: none."""
+    adapters: tuple[Adapter, ...] = ()
     content: str = field(default="", compare=False)
     """Of its files alone: what belongs to them can be used by every variant of them. Empty: not known."""
     pooling: str = ""

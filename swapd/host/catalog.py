@@ -186,6 +186,9 @@ class _Scan:
         self._names.add(model.name, index)
         if model.path:
             self._by_file.setdefault(os.path.realpath(model.path), index)
+        for (_, path), adapted in zip(model.entry.lora, self.files.adapted(model), strict=False):
+            self._by_file.setdefault(os.path.realpath(path), len(self._models))
+            self._add(adapted)
 
     def _shadowed(self, name: str, file: Found, winner: str) -> Model:
         reason = f"{winner} has the same name and comes first"
@@ -204,7 +207,7 @@ class _Scan:
             self._problems.append(f"{where}: {name!r} already stands for another model, which keeps it")
 
     def _warn_of_context(self, model: Model) -> None:
-        if model.variant and model.variant.context > model.variant.shape.trained_context:
+        if model.variant and not model.adapter and model.variant.context > model.variant.shape.trained_context:
             trained = model.variant.shape.trained_context
             self._problems.append(
                 f'[models."{model.name}"] context: {model.variant.context} is more than the {trained} tokens that '

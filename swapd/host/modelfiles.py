@@ -10,11 +10,11 @@ import os
 import re
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypeAlias
 
-from swapd.core.model import Shape, Variant, VariantId
+from swapd.core.model import Adapter, Shape, Variant, VariantId
 from swapd.host import gguf, shapes
 from swapd.host.folders import Found
 from swapd.host.gguf import Header, UnreadableModel
@@ -73,9 +73,10 @@ class ModelFiles:
             if headers[0].split_count != len(headers):
                 raise UnreadableModel(_wrong_count(headers[0].split_count, found))
             shape, pooling = shapes.shape(headers), shapes.pooling(headers[0], entry.embedding)
+            adapters = tuple(each for each in self._adapters(entry, shape) if isinstance(each, Adapter))
         except UnreadableModel as error:
             return unusable(name, found, entry, str(error), parts)
-        make = partial(_variant, name, found, parts, shape, entry, self._flash_attention)
+        make = partial(_variant, name, found, parts, shape, entry, adapters, self._flash_attention)
         variant = make(_context(shape, entry, pooling, shapes.is_encoder(headers[0])), pooling)
         return Model(
             name=name,
@@ -92,10 +93,43 @@ class ModelFiles:
             template=headers[0].has_template,
         )
 
+    def adapted(self, model: Model) -> list[Model]:
+        """The model with each of the adapters that its entry names, in that order: one variant, several names."""
+        if model.variant is None:
+            return []
+        found = self._adapters(model.entry, model.variant.shape)
+        return [_adapted(model, name, adapter) for (name, _), adapter in zip(model.entry.lora, found, strict=True)]
+
+    def _adapters(self, entry: ModelEntry, shape: Shape) -> list[Adapter | str]:
+        """For each that the entry names the adapter, or why it cannot be used."""
+        found: list[Adapter | str] = []
+        for name, path in entry.lora:
+            try:
+                identity = Identity.of(path)
+                if reason := shapes.why_no_adapter(self._header(path, identity), shape.architecture):
+                    raise UnreadableModel(reason)
+            except UnreadableModel as error:
+                found.append(f"its adapter {path}: {error}")
+            else:
+                content = hashlib.sha256(repr(identity).encode(errors="surrogateescape")).hexdigest()
+                found.append(Adapter(name, path, content, identity.size))
+        return found
+
     def _header(self, path: str, part: Identity) -> Header:
         header = self._known.get(part) or self.read.get(part) or gguf.read(path)
         self.read[part] = header
         return header
+
+
+def _adapted(model: Model, name: str, adapter: Adapter | str) -> Model:
+    """The model as it is offered with that adapter, or with the reason why it is not."""
+    aliases = tuple(f"{alias}+{name}" for alias in model.entry.aliases)
+    entry = replace(model.entry, aliases=aliases, pin=False, preload=False, lora=())
+    with_it = replace(model, name=f"{model.name}+{name}", entry=entry, adapter=name)
+    if isinstance(adapter, str):
+        return replace(with_it, variant=None, reason=adapter)
+    digest = hashlib.sha256(f"{model.digest} {adapter.content}".encode()).hexdigest()
+    return replace(with_it, size=model.size + adapter.size, digest=digest)
 
 
 def unusable(name: str, found: Found, entry: ModelEntry, reason: str, parts: list[Identity]) -> Model:
@@ -146,13 +180,18 @@ def _variant(
     parts: list[Identity],
     shape: Shape,
     entry: ModelEntry,
+    adapters: tuple[Adapter, ...],
     flash_attention: bool | None,
     context: Tokens,
     pooling: str,
 ) -> Variant:
     """The id holds no name: one file asked for under two names in the same way is one variant, loaded once."""
     slots = entry.slots or DEFAULT_SLOTS
-    what = (parts, context, slots, entry.kv_type, flash_attention, entry.gpu_layers, entry.max_vram, pooling)
+    adapters = () if pooling else adapters
+    what: tuple[object, ...] = (
+        *(parts, context, slots, entry.kv_type, flash_attention, entry.gpu_layers, entry.max_vram, pooling),
+        *((adapter.name, adapter.content) for adapter in adapters),
+    )
     short = hashlib.sha256(repr(what).encode(errors="surrogateescape")).hexdigest()[:12]
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", found.name)[:32]
     return Variant(
@@ -166,6 +205,7 @@ def _variant(
         flash_attention=flash_attention,
         gpu_layers=entry.gpu_layers,
         max_vram=entry.max_vram,
+        adapters=adapters,
         content=hashlib.sha256(repr(parts).encode(errors="surrogateescape")).hexdigest(),
         pooling=pooling,
     )

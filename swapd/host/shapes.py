@@ -52,6 +52,15 @@ def pooling(header: Header, is_wanted: bool) -> str:
     return "last" if is_wanted else ""
 
 
+def why_no_adapter(header: Header, architecture: str) -> str | None:
+    """Why a readable file is no LoRA adapter for a model of this architecture; None: it may be one."""
+    if header.text("general.type") != "adapter" or header.text("adapter.type") != "lora":
+        return "no LoRA adapter"
+    if header.architecture != architecture:
+        return f"made for {header.architecture[:40] or 'nothing known'!r}, and the model is {architecture!r}"
+    return None
+
+
 def shape(headers: Sequence[Header]) -> Shape:
     """What sizes the model, from all its files in order. Raises UnreadableModel where the header lacks it."""
     first = headers[0]

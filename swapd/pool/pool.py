@@ -120,6 +120,7 @@ class Pool:
             threads=self._threads,
             expert_layers_on_cpu=placement.experts_on_cpu,
             tensor_split=placement.split,
+            adapters=tuple(wire.Adapter(each.name, each.path, each.content) for each in variant.adapters),
             prompts=self._prompts.order(variant, build) if self._prompts is not None else None,
             pooling=variant.pooling,
         )

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from swapd import wire
-from swapd.core.footprint import process_bytes, weights_and_cache
+from swapd.core.footprint import adapter_bytes, process_bytes, weights_and_cache
 from swapd.core.model import HOST, DeviceId, Footprint, Placement, Variant, VariantId
 from swapd.errors import WorkerFailed
 from swapd.pool.aside import Aside
@@ -94,6 +94,6 @@ def _footprint(variant: Variant, placement: Placement, devices: dict[str, Device
     amounts: Counter[DeviceId] = Counter({HOST: process_bytes(variant)})
     for device, _, size in sized.parts:
         amounts[devices.get(device, HOST)] += size
-    total = Footprint.of(amounts)
+    total = Footprint.of(amounts) + adapter_bytes(variant, placement)
     is_whole = any(kind == "model" for _, kind, _ in sized.parts)
     return total if is_whole else total + weights_and_cache(variant, placement)

@@ -29,6 +29,7 @@ from swapd.core.messages import (
 )
 from swapd.core.model import RequestId, ResidentId, Variant, VariantId
 from swapd.errors import (
+    Death,
     DoesNotFit,
     InvalidRequest,
     ModelNotFound,
@@ -167,7 +168,7 @@ class Gateway:
         async with lease as (request_id, resident):
             granted = engine.now()
             load_s = engine.records[resident].load_s if self._was_loaded_for(resident, asked) else 0.0
-            request = replace(entry.applied(ask.request, ask.defaults), id=str(request_id))
+            request = replace(entry.applied(ask.request, ask.defaults), id=str(request_id), adapter=model.adapter)
             async with contextlib.aclosing(self._answer(model, request, resident)) as items:
                 first = await anext(items)
                 engine.journal.measures.began(granted - asked, engine.now() - asked)
@@ -192,6 +193,8 @@ class Gateway:
                 revoked = self._engine.revocation(RequestId(request.id))
                 if revoked is not None and revoked.refusal is Refusal.UNLOADED:
                     raise Unloaded(model.name) from failure
+                if failure.death is Death.UNUSABLE:  # the adapter: without the model there would be no lease
+                    raise ModelUnusable(model.name, failure.reason) from failure
                 raise WorkerCrashed(model.name, failure.reason) from failure
 
     def _was_loaded_for(self, resident: ResidentId, asked: Seconds) -> bool:

@@ -42,6 +42,7 @@ from swapd.wire import (
     encode,
 )
 from swapd.worker import backends, sizing
+from swapd.worker.adapters import Adapters
 from swapd.worker.chat import ChatTemplate
 from swapd.worker.clerk import Clerk, Vocabularies
 from swapd.worker.lifeline import leave
@@ -196,7 +197,8 @@ class Worker:
         if load.pooling:
             self._vectors = Vectors(model, context, load.pooling)
         else:
-            self._slots = Slots(model, context, reader, Keeper(model, context, load.prompts))
+            keeper = Keeper(model, context, load.prompts)
+            self._slots = Slots(model, context, reader, keeper, Adapters(model, context, load.adapters, self._log))
         self._channel.send(
             Loaded(
                 layers=model.layers,

@@ -192,6 +192,10 @@ class Model:
     def close(self) -> None:
         C.llama_model_free(self._model)
 
+    def adapter(self, path: str) -> Any:
+        """Load a LoRA adapter, which lives as long as the model; false where llama.cpp cannot."""
+        return C.llama_adapter_lora_init(self._model, path.encode())
+
     def context(self, order: Order, log: backends.Log) -> Context:
         """Raises CannotLoad."""
         log.lines.clear()

@@ -14,6 +14,7 @@ from typing import Final
 from swapd.generation import Ending, GenerationRequest, StopReason, Usage
 from swapd.units import Seconds, Tokens
 from swapd.wire import Failed, Finished, FromWorker, Piece, Pieces
+from swapd.worker.adapters import Adapters
 from swapd.worker.constraints import Constraints
 from swapd.worker.likelihoods import Untold
 from swapd.worker.llama import Context, Model
@@ -76,8 +77,9 @@ class _Part:
 class Slots:
     """All requests of one model: those in slots and, oldest first, those waiting for one."""
 
-    def __init__(self, model: Model, context: Context, reader: Reader, keeper: Keeper) -> None:
-        self._model, self._context, self._reader, self._keeper = model, context, reader, keeper
+    def __init__(self, model: Model, context: Context, reader: Reader, keeper: Keeper, adapters: Adapters) -> None:
+        self._model, self._context, self._reader = model, context, reader
+        self._keeper, self._adapters = keeper, adapters
         self._slots = [_Slot(sequence) for sequence in range(context.slots)]
         self._constraints = Constraints(model.vocabulary)
         self._waiting: deque[tuple[GenerationRequest, Prompt]] = deque()
@@ -87,7 +89,8 @@ class Slots:
         return bool(self._waiting) or any(slot.answer for slot in self._slots)
 
     def admit(self, request: GenerationRequest) -> None:
-        """Queue it. Raises InvalidRequest, ContextLengthExceeded."""
+        """Queue it. Raises InvalidRequest, ContextLengthExceeded, AdapterUnusable."""
+        self._adapters.find(request.adapter)
         self._waiting.append((request, self._reader.read(request)))
 
     def stop(self, request: str) -> list[FromWorker]:
@@ -144,7 +147,8 @@ class Slots:
         began = perf_counter()
         constraint = self._constraints.make(request)
         sampler = Sampler(request, self._model.vocabulary, self._context.length, prompt.tokens, constraint)
-        seat = self._keeper.seat(free, prompt.tokens, request.adapter, request.caches)
+        adapter = self._adapters.find(request.adapter)
+        seat = self._keeper.seat(free, prompt.tokens, adapter, request.caches)
         room = self._context.length - len(prompt.tokens)
         limit = room if request.max_tokens is None else min(room, request.max_tokens)
         text = Text(prompt.stops)
@@ -158,9 +162,10 @@ class Slots:
         context.clear()
         parts: list[_Part] = []
         prefilling: list[tuple[Tokens, _Slot, _Answer]] = []
+        adapter = self._adapters.batch([slot.adapter for slot in self._slots if slot.answer is not None])
         for slot in self._slots:
             answer = slot.answer
-            if answer is None:
+            if answer is None or slot.adapter != adapter:
                 continue
             if answer.answering is None:
                 pause = self._keeper.pause(slot, len(answer.prompt.tokens))

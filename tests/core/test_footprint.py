@@ -15,7 +15,7 @@ from swapd.core.footprint import (
     process_bytes,
     weights_and_cache,
 )
-from swapd.core.model import HOST, DeviceId, Footprint, Placement, Shape, Variant, VariantId
+from swapd.core.model import HOST, Adapter, DeviceId, Footprint, Placement, Shape, Variant, VariantId
 from swapd.units import GiB, MiB
 from tests.core.builders import CARD, OTHER_CARD, variant
 
@@ -109,6 +109,21 @@ def test_each_slot_may_copy_what_cannot_be_cut_back() -> None:
     four, one = a_variant(GEMMA, 8192, 4), a_variant(GEMMA, 8192)
     assert process_bytes(four) - process_bytes(one) == 3 * 15 * 512 * 512 * 2
     assert process_bytes(a_variant(SMOLLM, 8192, 4)) == process_bytes(a_variant(SMOLLM, 8192))
+
+
+def test_adapters_lie_beside_the_layers_that_they_change() -> None:
+    """Ten of SmolLM2's 30 layers and the output on the card: a third of the adapters; each place computes with them."""
+    plain = a_variant(SMOLLM, 2048)
+    adapters = (Adapter("a", "/a", "1", 20 * MiB), Adapter("b", "/b", "2", 40 * MiB))
+    place = on(CARD, 11, SMOLLM)
+    more = arithmetic(replace(plain, adapters=adapters), place)
+    less = arithmetic(plain, place)
+    compute = 512 * SMOLLM.feed_forward * 4
+    assert more[CARD] - less[CARD] == 22 * MiB + compute, "the output counts as a layer: the larger guess"
+    assert more[HOST] - less[HOST] == 40 * MiB + compute
+    alone = on(None, 0, SMOLLM)
+    added = arithmetic(replace(plain, adapters=adapters), alone)[HOST] - arithmetic(plain, alone)[HOST]
+    assert added == 60 * MiB + compute
 
 
 def test_a_window_keeps_itself_and_a_micro_batch() -> None:

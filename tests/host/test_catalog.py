@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -409,3 +410,76 @@ def test_new_settings_count_from_the_next_scan_on(tmp_path: Path, put: Put) -> N
         catalog.resolve("n")
     catalog.scan()
     assert catalog.resolve("n").name == "m"
+
+
+# --- adapters
+
+
+def adapter(gguf: Gguf, **changes: str) -> bytes:
+    """A file that says that it is a LoRA adapter for a llama."""
+    keys = {"general.architecture": "llama", "general.type": "adapter", "adapter.type": "lora"} | {
+        key.replace("_", "."): value for key, value in changes.items()
+    }
+    return gguf(keys, only=True, tensors=(("blk.0.attn_q.weight.lora_a", (64, 8), 0),))
+
+
+def test_adapters_are_models_of_one_variant(put: Put, gguf: Gguf) -> None:
+    base, sql = put("base.gguf"), put("sql.gguf", adapter(gguf))
+    entry = ModelEntry(path=str(base), aliases=("chat",), pin=True, lora=(("sql", str(sql)),))
+    catalog = Catalog([], {"m": entry}, {"db": "m+sql"})
+    catalog.scan()
+
+    assert [model.name for model in catalog.models()] == ["m", "m+sql"]
+    plain, adapted = catalog.resolve("m"), catalog.resolve("M+SQL:latest")
+    assert plain.variant is not None
+    assert plain.variant == adapted.variant
+    assert (plain.adapter, adapted.adapter) == ("", "sql")
+    assert [each.size for each in plain.variant.adapters] == [sql.stat().st_size]
+    assert catalog.resolve("chat+sql") == catalog.resolve("db") == adapted
+    assert plain.digest != adapted.digest
+    assert not adapted.entry.pin, "the model is pinned, or not, by its own name"
+
+
+def test_adapters_come_and_go_with_the_settings(put: Put, gguf: Gguf) -> None:
+    base, sql = put("base.gguf"), put("sql.gguf", adapter(gguf))
+    entry = ModelEntry(path=str(base))
+    catalog = Catalog([], {"m": entry}, {})
+    catalog.scan()
+    without = catalog.resolve("m").variant
+    catalog.configure([], {"m": replace(entry, lora=(("sql", str(sql)),))}, {})
+    catalog.scan()
+    assert catalog.resolve("m+sql").variant != without
+    catalog.configure([], {"m": entry}, {})
+    catalog.scan()
+    assert catalog.resolve("m").variant == without
+    with pytest.raises(ModelNotFound):
+        catalog.resolve("m+sql")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"nonsense", "not a GGUF file"),
+        ({"general_type": "model"}, "no LoRA adapter"),
+        ({"general_architecture": "gemma3"}, "made for 'gemma3', and the model is 'llama'"),
+        (None, "cannot open it"),
+    ],
+)
+def test_a_broken_adapter_disturbs_neither_the_model_nor_other_adapters(
+    put: Put, gguf: Gguf, content: bytes | dict[str, str] | None, words: str
+) -> None:
+    base, good = put("base.gguf"), put("good.gguf", adapter(gguf))
+    bad = base.parent / "bad.gguf"
+    if content is not None:
+        put("bad.gguf", content if isinstance(content, bytes) else adapter(gguf, **content))
+    entry = ModelEntry(path=str(base), lora=(("bad", str(bad)), ("good", str(good))))
+    catalog = Catalog([], {"m": entry}, {})
+    catalog.scan()
+
+    with pytest.raises(ModelUnusable, match=words) as caught:
+        catalog.resolve("m+bad")
+    assert caught.value.name == "m+bad"
+    variant = catalog.resolve("m+good").variant
+    assert variant is not None
+    assert [each.name for each in variant.adapters] == ["good"]
+    assert catalog.resolve("m").variant == variant
