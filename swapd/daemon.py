@@ -199,7 +199,7 @@ async def _reload(
 
 def _retire_unreachable(catalog: Catalog, engine: Engine) -> None:
     """Unload, after their answers, what no name stands for any more: its settings or its file have changed."""
-    reachable = {model.variant.id for model in catalog.models() if model.variant is not None}
+    reachable = {variant.id for model in catalog.models() for variant in model.variants}
     for variant in {resident.variant.id for resident in engine.state.residents.values()} - reachable:
         engine.post(UnloadRequested(engine.now(), variant))
 

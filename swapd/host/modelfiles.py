@@ -125,7 +125,9 @@ def _adapted(model: Model, name: str, adapter: Adapter | str) -> Model:
     """The model as it is offered with that adapter, or with the reason why it is not."""
     aliases = tuple(f"{alias}+{name}" for alias in model.entry.aliases)
     entry = replace(model.entry, aliases=aliases, pin=False, preload=False, lora=())
-    with_it = replace(model, name=f"{model.name}+{name}", entry=entry, adapter=name)
+    with_it = replace(model, name=f"{model.name}+{name}", embedder=None, entry=entry, adapter=name)
+    if model.variant is not None and model.variant.pooling:
+        adapter = "it makes vectors, for which adapters are not used"
     if isinstance(adapter, str):
         return replace(with_it, variant=None, reason=adapter)
     digest = hashlib.sha256(f"{model.digest} {adapter.content}".encode()).hexdigest()
