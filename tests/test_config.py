@@ -59,7 +59,7 @@ def problems(loaded: Load, tmp_path: Path) -> Callable[..., list[str]]:
 def test_without_a_file_the_contract_holds(tmp_path: Path) -> None:
     settings = load(None, {**ENVIRON, "XDG_CONFIG_HOME": str(tmp_path)})
     assert settings == Settings(
-        policy=Policy(),
+        policy=Policy(keeps_prompts=True),
         listen=(UnixAddress(Path("/run/user/1/swapd/swapd.sock")), TcpAddress("127.0.0.1", 11435)),
         api_keys=(),
         allowed_hosts=(),
@@ -85,6 +85,7 @@ def test_without_a_file_the_contract_holds(tmp_path: Path) -> None:
         vram_reserve=512 * MiB,
         vram_limit="100%",
         host_reserve=2 * GiB,
+        keeps_prompts=True,
     )
     assert 1 <= settings.threads <= (os.cpu_count() or 1)
 
@@ -180,6 +181,7 @@ def test_everything_can_be_said(loaded: Load, tmp_path: Path) -> None:
         vram_reserve=0,
         vram_limit="85%",
         host_reserve=GiB,
+        keeps_prompts=True,
         overflow=Overflow.EVICT,
         ranking=Ranking.LRU,
     )

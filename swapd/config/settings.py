@@ -104,6 +104,7 @@ def _settings(root: Root, source: Path | None) -> Settings:
             host_reserve=memory.host_reserve,
             overflow=Overflow(scheduler.overflow),
             ranking=Ranking(scheduler.policy),
+            keeps_prompts=memory.prompt_cache > 0,
         ),
         listen=tuple(server.listen),
         api_keys=(*server.api_keys, *(server.api_key_file or ())),

@@ -82,7 +82,9 @@ def slower_answers(state: State, variant: Variant, placement: Placement, waiting
 
 
 def rebuild(state: State, resident: Resident) -> Seconds:
-    """Computing again what it keeps of its last conversation."""
+    """Computing again what it keeps of its last conversation, where that is not saved."""
+    if state.policy.keeps_prompts:
+        return 0.0  # reading the file takes what unloading takes, and that is counted
     return resident.kept / (past(state, resident.variant).prefill or PREFILL)
 
 

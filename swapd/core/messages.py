@@ -55,6 +55,8 @@ class Policy:
     overflow: Overflow = Overflow.AUTO
     ranking: Ranking = Ranking.COST
     """`policy` in the configuration."""
+    keeps_prompts: bool = False
+    """Conversations are saved when their model leaves."""
 
 
 # --- facts

@@ -18,6 +18,8 @@ MEMORY: Final[Seconds] = 600.0
 """Requests count less and less: after so long a third of them."""
 LEARNING: Final = 0.3
 """How much the last of several measurements counts."""
+ENOUGH: Final[Tokens] = 32
+"""A prompt of which less had to be evaluated does not tell how fast that is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Past:
         past = self
         if share >= 1:
             past = replace(self, answer=blend(self.answer, usage.prefill_s + usage.decode_s))
-        if usage.prompt > 0 and usage.prefill_s > 0:
+        if usage.prompt >= ENOUGH and usage.prefill_s > 0:
             past = replace(past, prefill=blend(past.prefill, usage.prompt / usage.prefill_s))
         if usage.output > 1 and usage.decode_s > 0:
             token = blend(past.token.get(gpu_layers), usage.decode_s / usage.output)
