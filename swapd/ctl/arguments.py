@@ -39,6 +39,8 @@ examples:
   swapctl load smollm2-135m --keep-alive 1h
   swapctl ps --json | jq -r '.models[].name'"""
 
+POLICIES: Final = ("cost", "lru", "fifo", "resident-first", "keep-alive-first", "all")
+"""What `swapctl replay` compares: swapd's own two, the lab's rivals, or every one of them."""
 _MODEL: Final = "a name that `swapctl ls` lists, or an alias of it"
 _DURATION: Final = (
     "how long the model stays loaded after its last answer: seconds, or like 30s, 5m, 1h30m; 0: leave at once; "
@@ -119,6 +121,25 @@ examples:
   swapctl explain
   swapctl explain qwen3.5:9b
   swapctl explain req-0f3a"""
+_REPLAY: Final = """
+
+A day that the daemon has recorded, lived again by the same scheduler on a
+simulated machine, without a daemon. LOG is a replay file, or - for stdin;
+without LOG it is the daemon's own: $XDG_STATE_HOME/swapd/replay.jsonl, and the
+one before it. Of the policies cost and lru are swapd's own, as in [scheduler]
+policy; fifo, resident-first and keep-alive-first are how others decide. A wait
+is from a request's arrival to its slot; delay is all that an answer took more
+than it would have taken alone; fairness is Jain's index over the models. What
+nobody could beat is exact for a dozen requests, a lower bound for more.
+
+--tune looks for max_wait, keep_alive and pins that would have served this day
+better, and tells what to put into config.toml, or that nothing helps.
+
+examples:
+  swapctl replay
+  swapctl replay --policy cost --policy lru --max-wait 10s
+  swapctl replay monday.jsonl --policy all --gpu 24GiB
+  swapctl replay --tune"""
 _RELOAD: Final = """
 
 If the file has an error, the daemon names it and goes on as it was."""
@@ -244,6 +265,31 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="?",
         help="a model, or an answer's X-Request-Id (default: the last swap)",
     )
+    replay = add("replay", "live a recorded day again, under this or another policy", _REPLAY)
+    replay.add_argument("log", metavar="LOG", nargs="?", help="a replay file; -: stdin (default: the daemon's own)")
+    replay.add_argument(
+        "--policy",
+        metavar="P",
+        action="append",
+        choices=POLICIES,
+        help=f"{', '.join(POLICIES)}; may be given several times (default: as recorded)",
+    )
+    replay.add_argument(
+        "--max-wait", metavar="D", type=_seconds, help="[scheduler] max_wait of cost and lru (default: as recorded)"
+    )
+    replay.add_argument(
+        "--keep-alive",
+        metavar="D",
+        type=_seconds,
+        help="[scheduler] keep_alive of cost and lru; -1: for ever (default: as recorded)",
+    )
+    replay.add_argument(
+        "--gpu",
+        metavar="SIZE[,SIZE]",
+        type=_sizes,
+        help="on these cards, like 24GiB or 24GiB,16GiB (default: as recorded)",
+    )
+    replay.add_argument("--tune", action="store_true", help="look for better settings for this day")
     add("reload", "make the daemon read its configuration again", _RELOAD)
     paste = add("clients", "print the configuration of another program that is to use the daemon", _CLIENTS)
     paste.add_argument("name", metavar="NAME", help="the program")
@@ -266,6 +312,10 @@ def _duration(text: str) -> str:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text.strip()
+
+
+def _seconds(text: str) -> float:
+    return parse_duration(_duration(text))
 
 
 def _lasting(text: str) -> float:

@@ -131,6 +131,14 @@ def _decisions(client: Client, subject: str | None) -> list[Json]:
     return found
 
 
+def replay(client: Client, arguments: Namespace) -> None:
+    """Asks no daemon."""
+    from swapd.ctl import replaying  # here: the simulator takes longer to come than most commands take
+
+    document, page = replaying.replay(arguments)
+    _tell(arguments, document, lambda: page)
+
+
 def reload(client: Client, arguments: Namespace) -> None:
     document = client.post("/swapd/reload")
     _tell(arguments, document, lambda: "the configuration is read again")
@@ -206,6 +214,7 @@ COMMANDS: Final[Mapping[str, Command]] = MappingProxyType(
         "queue": queue,
         "events": events,
         "explain": explain,
+        "replay": replay,
         "reload": reload,
         "clients": clients,
         "version": version,

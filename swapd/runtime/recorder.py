@@ -34,12 +34,10 @@ from swapd.core.messages import (
 from swapd.core.model import HOST, DeviceKind, Placement, RequestId, ResidentId, Variant, VariantId
 from swapd.core.state import State
 from swapd.runtime.appending import MOST_BYTES, Appending
-from swapd.trace import Call, TraceModel, call_line, head_line, model_line
+from swapd.trace import FILES, Call, TraceModel, call_line, head_line, model_line
 from swapd.units import Bytes, Seconds
 
-NAME: Final = "replay.jsonl"
-OLDER: Final = "replay.1.jsonl"
-"""What was full, with the day before."""
+OLDER, NAME = FILES
 MOST: Final = 20_000
 """Notes kept while nothing can be written."""
 PAUSE: Final[Seconds] = 1.0

@@ -5,6 +5,7 @@ but as a value, and no file.
 """
 
 from swapd.trace.lines import (
+    FILES,
     FORMAT,
     LONGEST,
     BadTrace,
@@ -18,6 +19,7 @@ from swapd.trace.lines import (
 from swapd.trace.values import Call, Trace, TraceModel, load, service_s
 
 __all__ = [
+    "FILES",
     "FORMAT",
     "LONGEST",
     "BadTrace",

@@ -17,6 +17,8 @@ from swapd.units import FOREVER, Bytes, Seconds
 
 FORMAT: Final = 1
 """Of the lines; a file of another one is refused."""
+FILES: Final = ("replay.1.jsonl", "replay.jsonl")
+"""As the daemon calls them in its state folder: what was full, and what it writes."""
 LONGEST: Final = 65536
 """Characters of a line."""
 

@@ -126,7 +126,7 @@ def test_what_is_no_swapd_is_told_without_a_traceback(
             "pull",
             "service",
             "doctor",
-            "replay",
+            "replay a b",
             "clients",
             "stat",
         ),

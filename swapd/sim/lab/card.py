@@ -223,10 +223,16 @@ class Card:
     def _advance(self, moment: Seconds) -> None:
         """All that happens at this moment, one fact after the other."""
         passed, rates = moment - self.now, self._speeds()
+        over = []
         for running in self._running.values():
-            running.left -= passed * rates[running.resident.id]
+            rate = rates[running.resident.id]
+            # By the very sum that `_next` waits for: late in a long trace there is no number just after now.
+            is_over = self.now + running.left / rate <= moment
+            running.left -= passed * rate
+            if is_over or running.left <= 1e-9:
+                over.append(running)
         self.now = moment
-        for running in [r for r in self._running.values() if r.left <= 1e-9]:
+        for running in over:
             self._phase_over(running)
         while self._timers and self._timers[0][0] <= moment:
             _, _, what, about = heapq.heappop(self._timers)

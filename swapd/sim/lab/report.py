@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from swapd.sim.lab import optimum
 from swapd.sim.lab.card import UNLOAD, Served
 from swapd.sim.lab.run import Outcome
-from swapd.trace import Trace
+from swapd.trace import Trace, TraceModel
 from swapd.units import Bytes, Seconds, format_bytes
 
 
@@ -52,13 +52,19 @@ class Report:
     def delay_mean(self) -> Seconds:
         return self.delay / max(1, self.calls - self.left)
 
+    @property
+    def regret_mean(self) -> Seconds:
+        """Of an answer, what it was delayed more than the bound says that answers must be."""
+        return (self.delay - self.bound) / max(1, self.calls - self.left)
+
 
 def measure(trace: Trace, outcome: Outcome, *, bounded: bool = True) -> Report:
     """Not `bounded`: without the bound, which takes longer than all the rest; it is 0 then."""
     served = outcome.served
     waits = sorted(_wait(one) for one in served)
     firsts = sorted(one.first_at - one.call.at for one in served if one.first_at is not None)
-    bound, is_exact = _bound(trace) if bounded else (0.0, False)
+    best, is_exact = bound(trace) if bounded else (0.0, False)
+    models = {model.name: model for model in trace.models}
     return Report(
         calls=len(served),
         left=sum(one.end is None for one in served),
@@ -71,9 +77,9 @@ def measure(trace: Trace, outcome: Outcome, *, bounded: bool = True) -> Report:
         wait_max=waits[-1] if waits else 0.0,
         ttft_p50=_quantile(firsts, 0.5),
         ttft_p99=_quantile(firsts, 0.99),
-        jain=_jain(trace, served),
-        delay=sum(_delay(trace, one) for one in served if one.end is not None),
-        bound=bound,
+        jain=_jain(models, served),
+        delay=sum(_delay(models, one) for one in served if one.end is not None),
+        bound=best,
         is_exact=is_exact,
     )
 
@@ -84,12 +90,13 @@ def _wait(one: Served) -> Seconds:
     return until - one.call.at
 
 
-def _delay(trace: Trace, one: Served) -> Seconds:
+def _delay(models: Mapping[str, TraceModel], one: Served) -> Seconds:
     assert one.end is not None
-    return one.end - one.call.at - optimum.alone_s(trace.model(one.call.model), one.call)
+    return one.end - one.call.at - optimum.alone_s(models[one.call.model], one.call)
 
 
-def _bound(trace: Trace) -> tuple[Seconds, bool]:
+def bound(trace: Trace) -> tuple[Seconds, bool]:
+    """The least sum of delays that is known to be needed, and whether some schedule reaches it."""
     try:
         return optimum.exact(trace, UNLOAD).delay, True
     except ValueError:  # too large, or not of the simple kind
@@ -101,13 +108,13 @@ def _quantile(values: Sequence[Seconds], share: float) -> Seconds:
     return values[max(0, math.ceil(share * len(values)) - 1)] if values else 0.0
 
 
-def _jain(trace: Trace, served: Sequence[Served]) -> float:
+def _jain(models: Mapping[str, TraceModel], served: Sequence[Served]) -> float:
     """(sum x)^2 / (n sum x^2) over the models, x the share of its time that a call was not kept from being answered."""
     alone: defaultdict[str, float] = defaultdict(float)
     took: defaultdict[str, float] = defaultdict(float)
     for one in served:
         if one.end is not None:
-            alone[one.call.model] += optimum.alone_s(trace.model(one.call.model), one.call)
+            alone[one.call.model] += optimum.alone_s(models[one.call.model], one.call)
             took[one.call.model] += one.end - one.call.at
     speeds = [alone[model] / took[model] for model in took if took[model] > 0]
     return sum(speeds) ** 2 / (len(speeds) * sum(x * x for x in speeds)) if any(speeds) else 1.0

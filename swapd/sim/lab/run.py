@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from swapd.core import footprint
 from swapd.core.eviction import next_deadline
 from swapd.core.messages import (
     Command,
@@ -16,6 +17,7 @@ from swapd.core.messages import (
     GrantLease,
     MeasureMemory,
     MemoryMeasured,
+    Overflow,
     PinsChanged,
     PlacementSized,
     Policy,
@@ -37,17 +39,15 @@ from swapd.core.state import State
 from swapd.sim.lab.card import Card, Load, Mind, Served
 from swapd.sim.lab.rivals import RIVALS
 from swapd.trace import Call, Trace, TraceModel
-from swapd.units import GiB, Seconds
+from swapd.units import Seconds, format_bytes
 
 CORE: Final = ""
 """The name of no rival."""
 _CARD: Final = DeviceId("cuda:0")
-_ROOMY: Final = 16 * GiB
-"""Host memory of the lab's machine besides what the trace says: for processes, which the trace does not count."""
 
 
 class Refused(Exception):
-    """The core refused a call of the trace: its model fits nowhere under this policy."""
+    """Under this policy a call of the trace is never served: its model fits nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,20 @@ def run(trace: Trace, policy: Policy | None = None, rival: str = CORE) -> Outcom
 
     Raises Refused, KeyError for an unknown rival, card.Overcommitted for a bug of whoever decides.
     """
+    if rival or not trace.cards:
+        _check_wholes(trace)
     mind: Mind = RIVALS[rival]() if rival else _Core(trace, policy or Policy())
     card = Card(trace, mind)
     card.run()
     return Outcome(tuple(card.served), tuple(card.loads), card.evictions)
+
+
+def _check_wholes(trace: Trace) -> None:
+    called = {call.model for call in trace.calls}
+    for model in trace.models:
+        if model.name in called and model.size > trace.card:
+            room = format_bytes(trace.card)
+            raise Refused(f"{model.name} needs {format_bytes(model.size)} of {room}, and can only be loaded whole")
 
 
 class _Core(Mind):
@@ -78,6 +88,8 @@ class _Core(Mind):
         self.trace = trace
         self.variants: Mapping[str, Variant] = {model.name: _variant(model) for model in trace.models}
         policy = replace(policy, vram_reserve=0, vram_limit="100%", host_reserve=0, max_queue=10**9)
+        if not trace.cards:  # what the lab takes for a card is the host, and nothing is beside it
+            policy = replace(policy, overflow=Overflow.EVICT)
         self.state = State(policy=policy)
         pins = frozenset(self.variants[model.name].id for model in trace.models if model.pin)
         self.state, _ = step(self.state, PinsChanged(0.0, pins))
@@ -90,7 +102,7 @@ class _Core(Mind):
                 self.card.now,
                 RequestId(call.id),
                 self.variants[call.model],
-                None,
+                call.keep_alive,
                 model.keep_alive,
                 max(call.priority, model.priority),
             )
@@ -145,13 +157,18 @@ class _Core(Mind):
         return None
 
     def _devices(self) -> tuple[Device, ...]:
-        residents = self.card.residents.values()
+        """On the host also the processes, which the trace does not count: those there are, and one more. Where the
+        host is the card, nothing else can be there, and nobody has to leave for a process.
+        """
+        residents = tuple(self.card.residents.values())
         card = tuple((ResidentId(r.id), r.card) for r in residents if r.card)
-        host = tuple((ResidentId(r.id), r.host) for r in residents if r.host)
-        total = self.trace.host + _ROOMY
+        host = tuple((ResidentId(r.id), r.host + footprint.PROCESS) for r in residents)
+        beside = self.trace.host if self.trace.cards else len(self.trace.models) * footprint.PROCESS
+        total = (len(residents) + 1) * footprint.PROCESS + beside
+        used = sum(size for _, size in host)
         return (
             Device(_CARD, "lab", DeviceKind.GPU, "lab", self.trace.card, self.trace.card - self.card.used, card),
-            Device(HOST, "lab", DeviceKind.HOST, "lab", total, total - self.card.used_host, host),
+            Device(HOST, "lab", DeviceKind.HOST, "lab", total, total - used, host),
         )
 
 
