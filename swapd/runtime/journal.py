@@ -37,6 +37,7 @@ from swapd.errors import Death
 from swapd.runtime.happenings import Happenings
 from swapd.runtime.measures import Measures
 from swapd.runtime.recorder import Recorder
+from swapd.units import Tokens
 
 KEPT: Final = 1000
 
@@ -77,6 +78,11 @@ class Journal:
         """Whose conversation a request is that is about to arrive; None: nobody said."""
         if self._recorder is not None:
             self._recorder.belongs(request, session)
+
+    def answered(self, request: RequestId, tokens: Tokens) -> None:
+        """It has read so many, and there is nothing to write: its end will tell no usage."""
+        if self._recorder is not None:
+            self._recorder.answered(request, tokens)
 
     def record(self, before: State, event: Event, after: State, commands: tuple[Command, ...]) -> None:
         self._steps += 1

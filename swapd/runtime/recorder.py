@@ -19,7 +19,7 @@ from typing import Final, Self, TypeAlias
 
 import structlog
 
-from swapd.core import costs, footprint, placement
+from swapd.core import placement
 from swapd.core.messages import (
     Command,
     Event,
@@ -29,33 +29,25 @@ from swapd.core.messages import (
     RequestArrived,
     RequestEnded,
     RevokeLease,
+    Usage,
     WorkerLoaded,
 )
-from swapd.core.model import HOST, DeviceKind, Placement, RequestId, ResidentId, Variant, VariantId
+from swapd.core.model import DeviceKind, RequestId, ResidentId, VariantId
+from swapd.core.past import blend
 from swapd.core.state import State
+from swapd.runtime import described
 from swapd.runtime.appending import MOST_BYTES, Appending
+from swapd.runtime.described import Machine
 from swapd.trace import FILES, Call, TraceModel, call_line, head_line, model_line
-from swapd.units import Bytes, Seconds
+from swapd.units import Bytes, Seconds, Tokens
 
 OLDER, NAME = FILES
 MOST: Final = 20_000
 """Notes kept while nothing can be written."""
 PAUSE: Final[Seconds] = 1.0
 """Between two writes."""
-DECODE: Final = 30.0
-"""Tokens a second of a model that has not answered yet."""
-_NEWS: Final = 0.2
-"""A speed that has changed by less is not told again."""
 
 log = structlog.get_logger("swapd.recorder")
-
-
-@dataclass(frozen=True, slots=True)
-class _Head:
-    card: Bytes
-    host: Bytes
-    cards: int
-    policy: Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +59,7 @@ class _Open:
     granted_at: Seconds | None = None
 
 
-_Note: TypeAlias = _Head | TraceModel | Call
+_Note: TypeAlias = Machine | TraceModel | Call
 
 
 class Recorder:
@@ -95,6 +87,10 @@ class Recorder:
         self._open: dict[RequestId, _Open] = {}
         self._loads: dict[VariantId, tuple[Seconds, Seconds]] = {}
         """The shortest and the longest load of all of it."""
+        self._read: dict[RequestId, Tokens] = {}
+        """Of requests that are answered without anything written, and have not ended."""
+        self._reading: dict[VariantId, float] = {}
+        """Tokens a second of such answers."""
         self._head: tuple[Policy, int] | None = None
         """What of the machine was told last."""
         self._models: dict[str, TraceModel] = {}
@@ -107,6 +103,10 @@ class Recorder:
         """Whose conversation a request about to arrive is: kept as a digest, people put names into it."""
         if session:
             self._sessions[request] = hashlib.blake2b(session.encode(errors="replace"), digest_size=6).hexdigest()
+
+    def answered(self, request: RequestId, tokens: Tokens) -> None:
+        """It read so many and is done: vectors, scores. All other answers tell their usage as they end."""
+        self._read[request] = tokens
 
     def record(self, event: Event, after: State, commands: Iterable[Command]) -> None:
         match event:
@@ -126,9 +126,10 @@ class Recorder:
                     pass
         if isinstance(event, RequestEnded):
             self._sessions.pop(event.request, None)
-            request_open = self._open.pop(event.request, None)
-            if request_open is not None:
-                self._ended(event, request_open, after)
+            read = self._read.pop(event.request, None)
+            over = self._open.pop(event.request, None)
+            if over is not None:
+                self._ended(over, event.usage or self._vectors(over, read, after.now), after)
 
     def _loaded(self, state: State, resident_id: ResidentId) -> None:
         resident = state.residents.get(resident_id)
@@ -140,14 +141,24 @@ class Recorder:
             least, most = self._loads.get(resident.variant.id, (took, took))
             self._loads[resident.variant.id] = min(least, took), max(most, took)
 
-    def _ended(self, event: RequestEnded, request: _Open, state: State) -> None:
-        arrived, usage = request.arrived, event.usage
+    def _vectors(self, request: _Open, read: Tokens | None, now: Seconds) -> Usage | None:
+        if read is None or request.granted_at is None:
+            return None
+        took, variant = now - request.granted_at, request.arrived.variant.id
+        if read and took > 0:
+            self._reading[variant] = blend(self._reading.get(variant), read / took)
+        return Usage(read, 0, 0, took, 0.0)
+
+    def _ended(self, request: _Open, usage: Usage | None, state: State) -> None:
+        """No usage: the client left, or the answer failed."""
+        arrived = request.arrived
         head = state.policy, sum(device.kind is DeviceKind.GPU for device in state.devices)
         if head != self._head:
             self._head = head
-            self._note(_machine(state))
-        model = self._model(state, arrived)
-        if _is_news(self._models.get(model.name), model):
+            self._note(described.machine(state))
+        variant = arrived.variant.id
+        model = described.model(state, arrived, self._loads.get(variant), self._reading.get(variant))
+        if described.is_news(self._models.get(model.name), model):
             self._models[model.name] = model
             self._note(model)
         self._count += 1
@@ -170,26 +181,6 @@ class Recorder:
 
     def _since(self, moment: Seconds) -> Seconds:
         return _lasted(self._began, moment)
-
-    def _model(self, state: State, asked: RequestArrived) -> TraceModel:
-        variant = asked.variant
-        whole = placement.wholes(state, variant, None)[0]
-        prefill, decode = _speeds(state, variant, whole)
-        known = costs.load(state, variant)
-        least, most = self._loads.get(variant.id, (known, known))
-        return TraceModel(
-            name=variant.name,
-            size=_size(state, variant, whole),
-            layers=variant.shape.offloadable,
-            slots=variant.slots,
-            load_s=round(least, 3),
-            cold_load_s=round(most, 3),
-            prefill=prefill,
-            decode=decode,
-            pin=variant.id in state.pins,
-            keep_alive=asked.owner_keep_alive,
-            context=variant.context,
-        )
 
     def _note(self, note: _Note) -> None:
         if len(self._notes) >= MOST:  # what follows is told from the beginning
@@ -250,7 +241,7 @@ class Recorder:
 
     def _line(self, note: _Note) -> None:
         match note:
-            case _Head(card, host, cards, policy):
+            case Machine(card, host, cards, policy):
                 line = head_line(card, host, name="recorded", cards=cards, policy=policy, began=self._began_wall)
                 self._file.fact("", line)
             case TraceModel():
@@ -261,46 +252,3 @@ class Recorder:
 
 def _lasted(since: Seconds, until: Seconds) -> Seconds:
     return round(max(0.0, until - since), 3)
-
-
-def _machine(state: State) -> _Head:
-    """What residents may hold: of the cards together, and of the host, which stands in where there is no card."""
-    budgets = state.budgets()
-    cards = [device for device in state.devices if device.kind is DeviceKind.GPU and not device.is_stale]
-    host = max(0, budgets.get(HOST, 0))
-    card = sum(max(0, budgets[device.id]) for device in cards) if cards else host
-    return _Head(card, host, len(cards), state.policy)
-
-
-def _size(state: State, variant: Variant, whole: Placement) -> Bytes:
-    """On the cards, all of it there. One that its owner keeps on the CPU takes no room from the others."""
-    need = footprint.predict(state, variant, whole)
-    devices = whole.devices if state.has_gpu() else (HOST,)
-    return max(1, sum(need[device] for device in devices))
-
-
-def _speeds(state: State, variant: Variant, whole: Placement) -> tuple[float, float]:
-    """Tokens a second, read and written, with all of it where it belongs."""
-    past = costs.past(state, variant)
-    decode = DECODE
-    for gpu_layers, token in past.token.items():
-        there = replace(whole, gpu_layers=gpu_layers)
-        slower = costs.slowdown(state, variant, there) if whole.devices else 1.0
-        decode = slower / token
-        if gpu_layers == whole.gpu_layers:
-            break
-    return _speed(past.prefill or costs.PREFILL), _speed(decode)
-
-
-def _speed(tokens: float) -> float:
-    return round(min(1e9, max(0.01, tokens)), 3)
-
-
-def _is_news(told: TraceModel | None, now: TraceModel) -> bool:
-    if told is None:
-        return True
-    pairs = ((told.load_s, now.load_s), (told.prefill, now.prefill), (told.decode, now.decode), (told.size, now.size))
-    same = replace(
-        now, load_s=told.load_s, cold_load_s=told.cold_load_s, prefill=told.prefill, decode=told.decode, size=told.size
-    )
-    return same != told or any(abs(new - old) > _NEWS * max(new, old) for old, new in pairs)

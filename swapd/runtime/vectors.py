@@ -102,4 +102,5 @@ class Vectors:
             tokens = reply.tokens if isinstance(reply, Reranked) else 0
             tokens = sum(reply.tokens) if isinstance(reply, Embedded) else tokens
             engine.journal.measures.embedded(model.name, tokens, granted - asked)
+            engine.journal.answered(request, tokens)
             return VectorAnswer(model, str(loaded.placement), load_s, reply)

@@ -107,6 +107,22 @@ async def test_whoever_leaves_the_queue_had_so_much_patience_and_who_is_refused_
     assert (call.model, call.patience, call.waited_s, call.took_s) == ("a", 0.25, None, None)
 
 
+async def test_answers_that_write_nothing_are_answers(tmp_path: Path) -> None:
+    """Vectors and scores: their end tells no usage, and nobody has left."""
+    async with make(tmp_path) as notes:
+        desk = Noted(notes)
+        desk.wants(A, "vectors")
+        desk.measured()
+        desk.loaded(desk.resident(A).id)
+        desk.later(0.5)
+        notes.answered(RequestId("vectors"), 1000)
+        desk.ends("vectors")
+    trace = read(tmp_path)
+    (call,) = trace.calls
+    assert (call.prompt, call.output, call.patience, call.took_s) == (1000, 0, None, 0.5)
+    assert trace.models[0].prefill == 2000.0
+
+
 async def test_models_are_told_again_when_they_are_not_as_they_were(tmp_path: Path) -> None:
     async with make(tmp_path) as notes:
         desk = Noted(notes)
