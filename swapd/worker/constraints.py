@@ -21,6 +21,7 @@ from swapd.generation import MAX_GRAMMAR, GenerationRequest
 from swapd.worker import schemas
 from swapd.worker.chain import Candidates
 from swapd.worker.llama import Vocabulary
+from swapd.worker.rules import Rules
 
 LARK: Final = "%llguidance"
 MAX_DEPTH: Final = 128
@@ -55,17 +56,25 @@ class Constraints:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
 
-    def make(self, request: GenerationRequest) -> Constraint | None:
-        """None: the request is free. Raises InvalidRequest that says what is wrong with its grammar or schema."""
+    def make(self, request: GenerationRequest, rules: Rules | None = None) -> Constraint | None:
+        """`rules` stand in for what the request says itself. None: it is free.
+
+        Raises InvalidRequest that says what is wrong with its grammar or schema.
+        """
+        if rules is not None:
+            made = self._grammar(rules.grammar)
+            return Lazy(made, rules, self._vocabulary, self._tokenizer) if rules.triggers else made
         if request.grammar and request.schema is not None:
             raise InvalidRequest("cannot follow a grammar and a JSON schema at once: give one", "grammar")
         if request.schema is not None:
-            made: Constraint = Matcher(self._tokenizer, schemas.compile_schema(request.schema), "schema")
+            made = Matcher(self._tokenizer, schemas.compile_schema(request.schema), "schema")
         elif request.grammar:
             made = self._grammar(request.grammar)
         else:
             return None
-        return Lazy(made, request.triggers, self._vocabulary, self._tokenizer) if request.triggers else made
+        if not request.triggers:
+            return made
+        return Lazy(made, Rules("", request.triggers), self._vocabulary, self._tokenizer)
 
     def _grammar(self, text: str) -> Constraint:
         if len(text) > MAX_GRAMMAR:
@@ -191,18 +200,22 @@ def _depth(text: str) -> int:
 
 
 class Lazy:
-    """Free until one of the triggers is written; from behind it on as the inner constraint says."""
+    """Free until one of the triggers is written; from behind it on as the inner constraint says.
+
+    What was written in one token with the trigger, and is not allowed behind it, makes the answer free for good.
+    """
 
     is_slow = True  # as long as it is free, a look at one token costs nothing
 
-    def __init__(
-        self, inner: Constraint, triggers: tuple[str, ...], vocabulary: Vocabulary, tokenizer: LLTokenizer
-    ) -> None:
+    def __init__(self, inner: Constraint, rules: Rules, vocabulary: Vocabulary, tokenizer: LLTokenizer) -> None:
         self._inner, self._vocabulary, self._tokenizer = inner, vocabulary, tokenizer
-        self._triggers = [trigger.encode() for trigger in triggers if trigger]
-        self._keep = max(map(len, self._triggers), default=1) - 1
+        self._triggers = [trigger.encode() for trigger in rules.triggers if trigger]
+        self._pauses, self._resumes = [mark.encode() for mark in rules.pause or ("", "")]
+        self._is_paused = rules.is_paused
+        marks = [*self._triggers, self._pauses, self._resumes]
+        self._keep = max(map(len, marks)) - 1
         self._tail = b""
-        self._holds = not self._triggers
+        self._holds, self._is_free = not self._triggers, False
 
     @property
     def is_over(self) -> bool:
@@ -217,16 +230,32 @@ class Lazy:
     def accept(self, token: int) -> None:
         if self._holds:
             self._inner.accept(token)
+        elif not self._is_free:
+            self._read(self._tail + self._vocabulary.spelled(token))
+
+    def _read(self, text: bytes) -> None:
+        while (found := self._next(text)) is not None:
+            mark, text = found
+            if mark in (self._pauses, self._resumes):
+                self._is_paused = mark == self._pauses
+                continue
+            self._holds = True
+            for follower in self._tokenizer.greedy_tokenize(text.decode("utf-8", "ignore")):  # byte for byte
+                if not self._inner.allows(follower):
+                    self._holds, self._is_free = False, True
+                    return
+                self._inner.accept(follower)
             return
-        text = self._tail + (self._vocabulary.pieces[token] or b"")
-        found = [(at, at + len(trigger)) for trigger in self._triggers if (at := text.find(trigger)) >= 0]
+        self._tail = text[max(0, len(text) - self._keep) :]
+
+    def _next(self, text: bytes) -> tuple[bytes, bytes] | None:
+        """The mark that comes first of those that count now, and what is behind it."""
+        marks = [self._resumes] if self._is_paused else [*self._triggers, self._pauses]
+        found = [(at, mark) for mark in marks if mark and (at := text.find(mark)) >= 0]
         if not found:
-            self._tail = text[max(0, len(text) - self._keep) :]
-            return
-        self._holds = True
-        rest = text[min(found)[1] :].decode("utf-8", "ignore")
-        for follower in self._tokenizer.greedy_tokenize(rest):  # byte for byte: nothing is put before it
-            self._inner.accept(follower)
+            return None
+        at, mark = min(found)
+        return mark, text[at + len(mark) :]
 
     def close(self) -> None:
         self._inner.close()

@@ -15,6 +15,8 @@ from swapd.units import Tokens
 from swapd.worker.chat import CHATML_END, ChatTemplate, Turn
 from swapd.worker.infill import between
 from swapd.worker.llama import Vocabulary
+from swapd.worker.rules import Rules
+from swapd.worker.rules import rules as rules_of
 from swapd.worker.toolcalls.formats import HARMONY, Format, Thinking
 from swapd.worker.toolcalls.parser import Parser
 from swapd.worker.toolcalls.toolbox import Toolbox
@@ -47,6 +49,8 @@ class Prompt:
     stops: tuple[str, ...]
     reading: Chat | None = None
     """How a chat's answer is to be read; None: all of it is text."""
+    rules: Rules | None = None
+    """What it has to follow, where that is not just what the request says."""
 
 
 class Reader:
@@ -68,13 +72,15 @@ class Reader:
         """However long it is. Raises InvalidRequest."""
         vocabulary = self._vocabulary
         stops = request.stop
-        reading = None
+        reading, rules = None, None
         if request.suffix is not None:
             tokens = between(vocabulary, request, self._context)
             text = b"".join(map(vocabulary.spelled, tokens)).decode("utf-8", "replace")
         elif request.messages:
             turn = self._template.render(request)
             text, reading = turn.text, self._reading(request, turn)
+            if reading is not None:
+                rules = rules_of(request, turn, reading.tools, reading.marks)
             has_bos = bool(vocabulary.bos_text) and text.startswith(vocabulary.bos_text)
             tokens = vocabulary.tokenize(text, add_special=not has_bos)
             stops += self._chat_stops
@@ -88,7 +94,7 @@ class Reader:
             tokens = [vocabulary.bos]
         if not tokens:
             raise InvalidRequest("the prompt is empty", "prompt")
-        return Prompt(tokens, text, stops, reading)
+        return Prompt(tokens, text, stops, reading, rules)
 
     def _reading(self, request: GenerationRequest, turn: Turn) -> Chat | None:
         offered = () if request.tool_choice is ToolChoice.NONE else request.tools

@@ -39,7 +39,7 @@ def compile_schema(text: str) -> str:
         raise InvalidRequest(f"cannot use the JSON schema: it is no JSON: {error}", "schema") from None
     if not isinstance(schema, (dict, bool)):
         raise InvalidRequest("cannot use the JSON schema: it should be an object", "schema")
-    schema = _plain(schema)
+    schema = plain(schema)
     grammar, problem = _try(schema)
     if problem is None:
         return grammar
@@ -47,10 +47,10 @@ def compile_schema(text: str) -> str:
     raise InvalidRequest(f"cannot use the JSON schema: {where}: {problem}", "schema")
 
 
-def _plain(schema: Any) -> Any:
+def plain(schema: Any) -> Any:
     """Without what only annotates and is refused all the same: `$schema`, and formats that are not known."""
     if isinstance(schema, list):
-        return [_plain(part) for part in schema]
+        return [plain(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
     kept: dict[str, Any] = {}
@@ -58,9 +58,9 @@ def _plain(schema: Any) -> Any:
         if key == "$schema" or (key == "format" and isinstance(value, str) and not _is_format(value)):
             continue
         if key in _MANY and isinstance(value, dict):
-            kept[key] = {name: _plain(part) for name, part in value.items()}
+            kept[key] = {name: plain(part) for name, part in value.items()}
         else:
-            kept[key] = _plain(value) if key in _LISTS or key in _SINGLES else value
+            kept[key] = plain(value) if key in _LISTS or key in _SINGLES else value
     return kept
 
 

@@ -145,7 +145,7 @@ class Slots:
 
     def _begin(self, free: list[_Slot], request: GenerationRequest, prompt: Prompt) -> tuple[_Slot, _Answer]:
         began = perf_counter()
-        constraint = self._constraints.make(request)
+        constraint = self._constraints.make(request, prompt.rules)
         sampler = Sampler(request, self._model.vocabulary, self._context.length, prompt.tokens, constraint)
         adapter = self._adapters.find(request.adapter)
         seat = self._keeper.seat(free, prompt.tokens, adapter, request.caches)

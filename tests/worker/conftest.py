@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from swapd.generation import Ending, GenerationRequest, Message, Role, Sampling, TokenLogprob
+from swapd.generation import CallPart, Ending, GenerationRequest, Message, Role, Sampling, TokenLogprob
 from swapd.wire import (
     Failed,
     Finished,
@@ -77,9 +77,20 @@ class Answer:
     def __init__(self) -> None:
         self.text = ""
         self.tokens = 0
+        self.thinking = ""
         self.pieces: list[str] = []
+        self._calls: dict[int, tuple[str, str]] = {}
         self.logprobs: list[TokenLogprob] = []
         self.last: Finished | Failed | None = None
+
+    def call(self, part: CallPart) -> None:
+        name, arguments = self._calls.get(part.index, ("", ""))
+        self._calls[part.index] = name + part.name, arguments + part.arguments
+
+    @property
+    def called(self) -> list[tuple[str, str]]:
+        """(name, arguments) of the calls."""
+        return list(self._calls.values())
 
     @property
     def ending(self) -> Ending:
@@ -128,6 +139,9 @@ class Child:
                 answer = self.answers[piece.request]
                 assert answer.last is None, f"{piece} after the last frame"
                 answer.text += piece.text
+                answer.thinking += piece.thinking
+                for part in piece.calls:
+                    answer.call(part)
                 answer.tokens += piece.tokens
                 answer.pieces.append(piece.text)
                 answer.logprobs += piece.logprobs

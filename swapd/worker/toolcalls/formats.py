@@ -44,10 +44,13 @@ HERMES: Final = Format(
     marks=_HERMES_MARKS,
 )
 CODER: Final = replace(
-    HERMES, name="coder", spelling=Spelling("<tool_call>\n<function={name}>\n", "\n</function>\n</tool_call>")
+    HERMES, name="coder", spelling=Spelling("<tool_call>\n<function={name}>\n", "</function>\n</tool_call>")
 )
 GLM: Final = replace(
-    HERMES, name="glm", marks=(*_HERMES_MARKS, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")
+    HERMES,
+    name="glm",
+    spelling=Spelling("<tool_call>{name}\n", "</tool_call>"),
+    marks=(*_HERMES_MARKS, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
 )
 LLAMA: Final = Format("llama", llama.OPENS, llama.read, Spelling(objects("parameters"), "}", "; "), llama.bare)
 MISTRAL: Final = Format(
@@ -104,7 +107,7 @@ INVOKES: Final = Format(
     "invokes",
     tuple(tagged.INVOKE_CLOSES),
     tagged.read_invokes,
-    Spelling('<invoke name="{name}">\n', "\n</invoke>", "\n", "<minimax:tool_call>\n", "\n</minimax:tool_call>"),
+    Spelling('<invoke name="{name}">\n', "</invoke>\n", "", "<minimax:tool_call>\n", "</minimax:tool_call>"),
     marks=tuple(tagged.INVOKE_CLOSES.values()),
 )
 DSML: Final = replace(
@@ -112,17 +115,17 @@ DSML: Final = replace(
     name="dsml",
     spelling=Spelling(
         '<｜DSML｜invoke name="{name}">\n',
-        "\n</｜DSML｜invoke>",
-        "\n",
+        "</｜DSML｜invoke>\n",
+        "",
         "<｜DSML｜function_calls>\n",
-        "\n</｜DSML｜function_calls>",
+        "</｜DSML｜function_calls>",
     ),
 )
 HARMONY: Final = Format(
     "harmony",
     (),
     hermes.read,
-    Spelling("<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>", "<|call|>"),
+    Spelling("<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>"),
     marks=harmony.MARKS,
 )
 """Read as a whole by `harmony.read`: its text and thinking are in messages too."""

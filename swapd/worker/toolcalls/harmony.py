@@ -15,6 +15,7 @@ from swapd.worker.toolcalls.reading import Out, Reading, Steps
 START: Final = "<|start|>assistant"
 CHANNEL: Final = "<|channel|>"
 MESSAGE: Final = "<|message|>"
+TO: Final = " to=functions."
 MARKS: Final = ("<|start|>", CHANNEL, MESSAGE, "<|constrain|>", "<|end|>", "<|call|>", "<|return|>")
 
 _STRAY: Final = ("<|end|>", "<|call|>", "<|return|>")
