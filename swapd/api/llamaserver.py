@@ -27,6 +27,7 @@ from swapd.api.llamaserver_bodies import (
 )
 from swapd.api.llamaserver_voice import CompletionVoice, settings_document
 from swapd.api.openai import DEFAULTS
+from swapd.api.openai_messages import check_choice
 from swapd.errors import InvalidRequest, Overloaded
 from swapd.generation import GenerationRequest
 from swapd.runtime.gateway import Ask, Gateway
@@ -88,9 +89,9 @@ async def detokenize(request: web.Request) -> web.Response:
 
 @routes.post("/apply-template")
 async def apply_template(request: web.Request) -> web.Response:
-    gateway, body = request.app[GATEWAY], parse(TemplateBody, await read_object(request))
+    gateway, body = request.app[GATEWAY], check_choice(parse(TemplateBody, await read_object(request)))
     name = await model_for(gateway, body.model, _COMPLETION)
-    wanted = GenerationRequest("", messages=tuple(message.message for message in body.messages))
+    wanted = body.asked_in(GenerationRequest(""))
     return json_answer({"prompt": (await gateway.questions.render(name, wanted)).text})
 
 

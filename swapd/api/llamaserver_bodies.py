@@ -14,9 +14,8 @@ import msgspec
 from pydantic import BeforeValidator, Field, model_validator
 
 from swapd.api.bodies import is_among, is_empty, parse, refuse
-from swapd.api.fields import MAX_MESSAGES, Body, KeepAlive, Limit, Sampled, Stops, Text, Whole
-from swapd.errors import InvalidRequest
-from swapd.generation import Message, Role
+from swapd.api.fields import Body, KeepAlive, Limit, Sampled, Stops, Whole
+from swapd.api.openai_messages import Conversation
 from swapd.units import Tokens
 
 MAX_PROMPTS: Final = 128
@@ -193,23 +192,8 @@ class DetokenizeBody(Named):
     tokens: list[Annotated[int, Field(ge=0, lt=2**31)]]
 
 
-class TemplateMessage(Body):
-    role: str
-    content: Text = None
-
-    @property
-    def message(self) -> Message:
-        """Raises InvalidRequest."""
-        try:
-            return Message(Role(self.role), self.content or "")
-        except ValueError:
-            raise InvalidRequest(
-                f"cannot read 'messages': {self.role[:40]!r} is no role; allowed are {', '.join(Role)}", "messages"
-            ) from None
-
-
-class TemplateBody(Named):
-    messages: Annotated[list[TemplateMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+class TemplateBody(Named, Conversation):
+    """A chat whose prompt is wanted."""
 
 
 def read_completion(body: Mapping[str, Any]) -> CompletionBody:

@@ -13,10 +13,9 @@ from aiohttp import web
 from swapd.api.answers import give
 from swapd.api.bodies import read_object
 from swapd.api.calls import generation_ids, priority, session
-from swapd.api.openai_bodies import ChatBody, GenerationBody, read_chat, read_completion
+from swapd.api.openai_bodies import GenerationBody, read_chat, read_completion
 from swapd.api.openai_voice import ChatVoice, CompletionVoice
-from swapd.api.tools import as_json
-from swapd.generation import GenerationRequest, Message, Sampling
+from swapd.generation import GenerationRequest, Sampling
 from swapd.runtime.gateway import Ask
 
 routes = web.RouteTableDef()
@@ -39,11 +38,8 @@ _SEEDS: Final = 2**32 - 1
 @routes.post("/v1/chat/completions")
 async def chat(request: web.Request) -> web.StreamResponse:
     body = read_chat(await read_object(request))
-    turns = body.turns
-    asks = [
-        _chatting(_ask(request, body, unique, index, messages=turns), body)
-        for index, unique in enumerate(generation_ids(request, body.choices))
-    ]
+    asks = [_ask(request, body, unique, index) for index, unique in enumerate(generation_ids(request, body.choices))]
+    asks = [replace(ask, request=body.asked_in(ask.request)) for ask in asks]
     return await give(request, asks, ChatVoice(asks[0].request.id, body), streamed=bool(body.stream))
 
 
@@ -64,7 +60,6 @@ def _ask(
     body: GenerationBody,
     unique: str,
     index: int,
-    messages: tuple[Message, ...] = (),
     prompt: str | tuple[int, ...] = "",
     echo: bool = False,
 ) -> Ask:
@@ -76,7 +71,6 @@ def _ask(
         model=body.model,
         request=GenerationRequest(
             id=unique,
-            messages=messages,
             prompt=prompt,
             sampling=sampling,
             max_tokens=body.limit,
@@ -93,20 +87,3 @@ def _ask(
         priority=priority(request),
         session=session(request),
     )
-
-
-def _chatting(ask: Ask, body: ChatBody) -> Ask:
-    """With what only chats ask."""
-    request = replace(
-        ask.request,
-        tools=body.offered,
-        tool_choice=body.choice.choice,
-        tool_name=body.choice.name,
-        parallel_calls=body.parallel_tool_calls is not False,
-        thinking=body.thinking,
-        effort=body.effort,
-        template=body.chat_template or "",
-        template_values=as_json(body.chat_template_kwargs or {}),
-        continues=body.continues,
-    )
-    return replace(ask, request=request)

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BeforeValidator, Field
 
 from swapd.api.bodies import is_among, is_empty, parse, refuse
 from swapd.api.constrained import Alternatives, GrammarText, LogitBias, ResponseFormat, SchemaText
-from swapd.api.fields import MAX_MESSAGES, Body, KeepAlive, Limit, Sampled, Stops, Whole
-from swapd.api.openai_messages import ChatMessage, Choice, read_choice, read_tools, turns
+from swapd.api.fields import Body, KeepAlive, Limit, Sampled, Stops, Whole
+from swapd.api.openai_messages import Conversation, check_choice
 from swapd.errors import InvalidRequest
-from swapd.generation import Message, Tool, ToolChoice
 from swapd.units import Tokens
 
 MAX_CHOICES: Final = 128
@@ -27,16 +26,6 @@ _UNSERVED_CHAT: Final[Mapping[str, Callable[[Any], bool]]] = {
     "modalities": is_among([], ["text"]),
     "web_search_options": lambda _: False,
 }
-EFFORTS: Final[Mapping[str, str]] = {
-    "none": "",
-    "minimal": "low",
-    "low": "low",
-    "medium": "medium",
-    "high": "high",
-    "xhigh": "high",
-    "max": "high",
-}
-"""In the words of models that know degrees."""
 _UNSERVED_COMPLETION: Final[Mapping[str, Callable[[Any], bool]]] = {"suffix": is_empty}
 
 
@@ -105,52 +94,10 @@ class GenerationBody(Sampled):
 G = TypeVar("G", bound=GenerationBody)
 
 
-class ChatBody(GenerationBody):
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
-    tools: Annotated[Any, BeforeValidator(read_tools)] = ()
-    tool_choice: Annotated[Any, BeforeValidator(read_choice)] = None
-    parallel_tool_calls: bool | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    enable_thinking: bool | None = None
-    chat_template: str | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    continue_final_message: bool | None = None
+class ChatBody(GenerationBody, Conversation):
     max_completion_tokens: Limit | None = None
     logprobs: bool | None = None
     top_logprobs: Alternatives | None = None
-
-    @property
-    def choice(self) -> Choice:
-        chosen: Choice | None = self.tool_choice
-        return chosen or Choice(ToolChoice.AUTO)
-
-    @property
-    def offered(self) -> tuple[Tool, ...]:
-        """The tools that may be called."""
-        tools: tuple[Tool, ...] = self.tools
-        among = self.choice.among
-        return tools if among is None else tuple(tool for tool in tools if tool.name in among)
-
-    @property
-    def turns(self) -> tuple[Message, ...]:
-        return turns(self.messages)
-
-    @property
-    def continues(self) -> bool:
-        """A last message of the assistant's is a beginning that the answer goes on from, as with llama-server."""
-        last = self.messages[-1]
-        return last.role == "assistant" and not last.calls and self.continue_final_message is not False
-
-    @property
-    def thinking(self) -> bool | None:
-        """None: as the model's template does."""
-        if self.enable_thinking is not None:
-            return self.enable_thinking
-        return None if self.reasoning_effort is None else self.reasoning_effort != "none"
-
-    @property
-    def effort(self) -> str:
-        return EFFORTS[self.reasoning_effort or "none"]
 
     @property
     def alternatives(self) -> int | None:
@@ -183,16 +130,9 @@ def read_chat(body: Mapping[str, Any]) -> ChatBody:
         if body.get(old) not in (None, [], "none", "auto"):
             raise InvalidRequest(f"cannot serve {old!r}: it is deprecated; say the same in {new!r}", old)
     refuse(body, _UNSERVED_CHAT)
-    chat = parse(ChatBody, body)
+    chat = check_choice(parse(ChatBody, body))
     if chat.top_logprobs and not chat.logprobs:
         raise InvalidRequest("cannot tell 'top_logprobs' without 'logprobs': true", "top_logprobs")
-    chosen, names = chat.choice, [tool.name for tool in chat.tools]
-    wanted = [*([chosen.name] if chosen.name else []), *(chosen.among or ())]
-    unknown = next((name for name in wanted if name not in names), None)
-    if unknown is not None:
-        raise InvalidRequest(f"cannot choose {unknown[:60]!r}: it is not among the tools", "tool_choice")
-    if chosen.choice is ToolChoice.REQUIRED and not chat.offered:
-        raise InvalidRequest("cannot call a tool, as 'tool_choice' wants: there are none", "tool_choice")
     return _checked(chat)
 
 

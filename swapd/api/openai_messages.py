@@ -5,17 +5,28 @@ Used by `openai_bodies.py` and `llamaserver_bodies.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from swapd.api.fields import Absent, Body, Text
+from swapd.api.fields import MAX_MESSAGES, Absent, Body, Text
 from swapd.api.tools import MAX_TOOLS, as_json, as_list, function, offered
-from swapd.generation import Message, Role, Tool, ToolCall, ToolChoice
+from swapd.errors import InvalidRequest
+from swapd.generation import GenerationRequest, Message, Role, Tool, ToolCall, ToolChoice
 
 _MAX_CALLS: Final = 1024
+EFFORTS: Final[Mapping[str, str]] = {
+    "none": "",
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "high",
+    "max": "high",
+}
+"""In the words of models that know degrees."""
 
 
 def _arguments(given: Any) -> Any:
@@ -138,3 +149,81 @@ def _allowed(tool: Any) -> str:
         case _:
             pass
     raise ValueError('each of the allowed tools should be an object like {"type": "function", "function": {"name": …}}')
+
+
+class Conversation(Body):
+    """What a chat's prompt is made of, and how its answer may call tools."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    tools: Annotated[Any, BeforeValidator(read_tools)] = ()
+    tool_choice: Annotated[Any, BeforeValidator(read_choice)] = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    enable_thinking: bool | None = None
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool | None = None
+
+    @property
+    def choice(self) -> Choice:
+        chosen: Choice | None = self.tool_choice
+        return chosen or Choice(ToolChoice.AUTO)
+
+    @property
+    def offered(self) -> tuple[Tool, ...]:
+        """The tools that may be called."""
+        tools: tuple[Tool, ...] = self.tools
+        among = self.choice.among
+        return tools if among is None else tuple(tool for tool in tools if tool.name in among)
+
+    @property
+    def turns(self) -> tuple[Message, ...]:
+        return turns(self.messages)
+
+    @property
+    def continues(self) -> bool:
+        """A last message of the assistant's is a beginning that the answer goes on from, as with llama-server."""
+        last = self.messages[-1]
+        return last.role == "assistant" and not last.calls and self.continue_final_message is not False
+
+    @property
+    def thinking(self) -> bool | None:
+        """None: as the model's template does."""
+        if self.enable_thinking is not None:
+            return self.enable_thinking
+        return None if self.reasoning_effort is None else self.reasoning_effort != "none"
+
+    @property
+    def effort(self) -> str:
+        return EFFORTS[self.reasoning_effort or "none"]
+
+    def asked_in(self, request: GenerationRequest) -> GenerationRequest:
+        """The request with all of this in it."""
+        return replace(
+            request,
+            messages=self.turns,
+            tools=self.offered,
+            tool_choice=self.choice.choice,
+            tool_name=self.choice.name,
+            parallel_calls=self.parallel_tool_calls is not False,
+            thinking=self.thinking,
+            effort=self.effort,
+            template=self.chat_template or "",
+            template_values=as_json(self.chat_template_kwargs or {}),
+            continues=self.continues,
+        )
+
+
+C = TypeVar("C", bound=Conversation)
+
+
+def check_choice(chat: C) -> C:
+    """Raises InvalidRequest where the choice among tools is none of theirs."""
+    chosen, names = chat.choice, [tool.name for tool in chat.tools]
+    wanted = [*([chosen.name] if chosen.name else []), *(chosen.among or ())]
+    unknown = next((name for name in wanted if name not in names), None)
+    if unknown is not None:
+        raise InvalidRequest(f"cannot choose {unknown[:60]!r}: it is not among the tools", "tool_choice")
+    if chosen.choice is ToolChoice.REQUIRED and not chat.offered:
+        raise InvalidRequest("cannot call a tool, as 'tool_choice' wants: there are none", "tool_choice")
+    return chat

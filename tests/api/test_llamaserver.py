@@ -187,7 +187,7 @@ async def test_the_template_is_applied(client: Client) -> None:
     document = await post(client, "/apply-template", {"model": "tiny", "messages": messages})
     assert document == {"prompt": "Be brief. Hi"}
     refused = await post(client, "/apply-template", {"model": "tiny", "messages": [{"role": "wizard"}]}, 400)
-    assert "'wizard' is no role; allowed are system, developer" in refused["error"]["message"]
+    assert "'system', 'developer', 'user', 'assistant'" in refused["error"]["message"]
 
 
 async def test_without_a_model_the_one_used_last_answers(client: Client, only_tiny: ScriptedGateway) -> None:
