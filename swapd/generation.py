@@ -27,7 +27,10 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call that the assistant made. `arguments`: a JSON object as text."""
+    """A call that the assistant made. `arguments`: a JSON object as text.
+
+    What a model wrote itself is told as it wrote it: a call that broke off, and one that nothing forced, may hold less.
+    """
 
     id: str
     name: str
@@ -60,7 +63,7 @@ class ToolChoice(StrEnum):
     AUTO = "auto"
     NONE = "none"
     REQUIRED = "required"
-    """At least one call, of any tool, or of the one that `tool_name` names."""
+    """At least one call, of any tool, or of the one that `tool_name` names: a grammar forces it, on every model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,7 @@ class GenerationRequest:
     tool_choice: ToolChoice = ToolChoice.AUTO
     tool_name: str = ""
     parallel_calls: bool = True
+    """False: the answer ends with its first call."""
     thinking: bool | None = None
     """Whether the model is to think first; None: as its template does."""
     effort: str = ""
@@ -165,7 +169,7 @@ class StopReason(StrEnum):
     LENGTH = "length"
     """`max_tokens` or the end of the context."""
     TOOL_CALLS = "tool_calls"
-    """The model called tools and waits for their results."""
+    """The model called tools and waits for their results. All calls are whole; else the last may be half."""
     CANCELLED = "cancelled"
     """The caller went away."""
 
@@ -192,7 +196,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class CallPart:
-    """A piece of a tool call: `id` and `name` come whole and once, with the first part; `arguments` grow."""
+    """A piece of a tool call: `id` and `name` come whole and once, with the first part; `arguments` grow.
+
+    `index` counts the answer's calls from 0; the parts of one call come in a row. A call without arguments has "{}".
+    """
 
     index: int
     id: str = ""

@@ -20,6 +20,7 @@ from swapd.worker.abilities import Abilities, Told, call_document, probe, tool_d
 from swapd.worker.sandbox import Broken, Refused, Template
 from swapd.worker.toolcalls import harmony
 from swapd.worker.toolcalls.formats import GENERIC, HARMONY, Format, Thinking, format_of, thinking_of
+from swapd.worker.turns import after_system, merged, without_system
 
 OUTPUT_FACTOR: Final = 4
 OUTPUT_SLACK: Final = 2**20
@@ -142,10 +143,10 @@ class _Renderer:
         try:
             text = self._compiled.render([self._told(m) for m in told], names, limit)
         except Refused:
-            merged = _merged(told)
-            if merged == told:
+            fewer = merged(told)
+            if fewer == told:
                 raise
-            text = self._compiled.render([self._told(m) for m in merged], names, limit)
+            text = self._compiled.render([self._told(m) for m in fewer], names, limit)
         return self._begun(text, prefill)
 
     def _names(self, prefill: Message | None) -> dict[str, Any]:
@@ -194,9 +195,9 @@ class _Renderer:
         abilities = self._abilities
         plain = [self._as_words(message) for message in messages]
         if self._offered and not self._abilities.has_tools:
-            plain = _after_system(plain, self._explanation())
+            plain = after_system(plain, self._explanation())
         if not abilities.has_system:
-            plain = _without_system(plain)
+            plain = without_system(plain)
         return plain
 
     def _as_words(self, message: Message) -> Message:
@@ -266,48 +267,3 @@ def _object(arguments: str) -> Any:
 def _texts(messages: Sequence[Message], names: Mapping[str, Any]) -> list[str]:
     texts = [text for m in messages for text in (m.content, m.thinking, *(call.arguments for call in m.calls))]
     return [*texts, json.dumps(names)]
-
-
-def _after_system(messages: Sequence[Message], text: str) -> list[Message]:
-    """With this text at the end of the first system message, or in one of its own."""
-    if messages and messages[0].role in (Role.SYSTEM, Role.DEVELOPER):
-        first = messages[0]
-        return [replace(first, content=f"{first.content}\n\n{text}"), *messages[1:]]
-    return [Message(Role.SYSTEM, text), *messages]
-
-
-def _without_system(messages: Sequence[Message]) -> list[Message]:
-    """System messages said by the user instead, together with what the user says next."""
-    told: list[Message] = []
-    held: list[str] = []
-    for message in messages:
-        if message.role in (Role.SYSTEM, Role.DEVELOPER):
-            held.append(message.content)
-        elif held and message.role is Role.USER:
-            told.append(replace(message, content="\n\n".join((*held, message.content))))
-            held = []
-        else:
-            if held:
-                told.append(Message(Role.USER, "\n\n".join(held)))
-                held = []
-            told.append(message)
-    if held:
-        told.append(Message(Role.USER, "\n\n".join(held)))
-    return told
-
-
-def _merged(messages: Sequence[Message]) -> list[Message]:
-    """Neighbours of one role as one message."""
-    told: list[Message] = []
-    for message in messages:
-        before = told[-1] if told else None
-        if before is not None and before.role is message.role and message.role is not Role.TOOL:
-            told[-1] = replace(
-                before,
-                content="\n\n".join(filter(None, (before.content, message.content))),
-                thinking="\n\n".join(filter(None, (before.thinking, message.thinking))),
-                calls=before.calls + message.calls,
-            )
-        else:
-            told.append(message)
-    return told
