@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self, assert_never
@@ -128,8 +127,6 @@ class Gateway:
         self._show = Show(engine, workers)
         self._usages: dict[RequestId, Usage] = {}
         """Of answers that are complete and whose lease is not yet given back."""
-        self.restored: Counter[str] = Counter()
-        """Prompt tokens that came from saved conversations, by model, since the start."""
         self._scanned_at = engine.now()
         self._tell_pins()
 
@@ -186,7 +183,6 @@ class Gateway:
                     else:
                         self.measures.spent(model.name, item.usage)
                         record.restored += item.usage.restored
-                        self.restored[model.name] += item.usage.restored
                         self._usages[RequestId(request.id)] = _seen(item.usage)
                     yield item
             except WorkerFailed as failure:

@@ -34,7 +34,7 @@ WORTH_RESTORING: Final[Tokens] = 64
 """What a file must spare beyond what a slot holds anyway."""
 WORTH_COPYING: Final[Tokens] = 64
 """What a checkpoint must be ahead of the one before it."""
-TAIL: Final[Tokens] = 16
+TAIL: Final[Tokens] = 8
 """The end of the prompt is left out of the checkpoint: the opening of the answer is not always rendered again."""
 
 

@@ -91,3 +91,25 @@ def test_without_a_prompt_cache_nothing_is_saved(start: Start, tmp_path: Path) -
     assert daemon.swapctl("unload", SMOL).returncode == 0
     assert not (tmp_path / "prompts").exists()
     assert cached(complete(daemon, SMOL, STORY[:3000]))[0] == 0
+
+
+def test_a_chat_goes_on_with_its_next_question_after_an_eviction(start: Start, tmp_path: Path) -> None:
+    """The template renders the answer again; what it renders as it was written is not read twice."""
+    daemon = start(ROOM_FOR_ONE + CACHE.format(tmp_path / "prompts"), common=MODELS)
+    turns = [{"role": "user", "content": f"Remember this: {STORY[:4000]} How many visitors were there?"}]
+
+    def chat(messages: list[dict[str, str]]) -> Any:
+        body = {"model": SMOL, "messages": messages, "temperature": 0, "max_tokens": 24}
+        status, answer = daemon.call("/v1/chat/completions", body)
+        assert status == 200, answer
+        return answer
+
+    first = chat(turns)
+    complete(daemon, GEMMA, "One, two,")
+    assert daemon.resident_names() == {GEMMA}
+    said = first["choices"][0]["message"]["content"]
+    second = chat([*turns, {"role": "assistant", "content": said}, {"role": "user", "content": "And then?"}])
+
+    assert cached(second)[0] >= 0.98 * cached(first)[1]
+    rows = daemon.call("/metrics")[1]
+    assert f'swapd_prompt_tokens_restored_total{{model="{SMOL}"}} {cached(second)[0]}' in rows.replace(".0\n", "\n")
