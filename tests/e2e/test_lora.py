@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from swapd.units import MiB
 from tests.adapters import write_adapter
 from tests.e2e.conftest import SMOL, Daemon, Start
+from tests.softgpu.fixtures import MakeSoftGPU
 
 pytestmark = pytest.mark.e2e
 
@@ -58,3 +60,22 @@ def test_adapters_come_and_go_at_a_reload(start: Start, tmp_path: Path) -> None:
 
     assert told(daemon, f"{SMOL}+one")[0] == 404
     assert text(daemon, f"{SMOL}+two") != first
+
+
+def test_adapters_on_a_card_are_counted_before_they_are_loaded(
+    soft_gpu: MakeSoftGPU, start: Start, tmp_path: Path
+) -> None:
+    """Eight of them, 17 MiB; computing with one takes no more than was promised."""
+    adapters = {f"a{number}": write_adapter(tmp_path / f"{number}.gguf", number) for number in range(8)}
+    gpu = soft_gpu("2GiB", context="40MiB")
+    settings = '[memory]\nvram_reserve = "0"\nhost_reserve = "256MiB"\n'
+    daemon = start(settings, environ=gpu.env, common=entry(**adapters))
+
+    placed = daemon.call(f"/swapd/models/{SMOL}/load", {})[1]
+    assert placed["gpu_layers"] == placed["layers"]
+    for name in ("", "+a0", "+a7", "+a0"):
+        text(daemon, SMOL + name)
+
+    held = gpu.holders()[placed["pid"]]
+    assert abs(placed["predicted"]["cuda:0"] - held) <= 16 * MiB
+    assert gpu.refusals() == []

@@ -9,6 +9,7 @@ import pytest
 
 from tests.e2e.conftest import GEMMA, SMOL, Daemon, Start
 from tests.e2e.test_swapping import ROOM_FOR_ONE
+from tests.softgpu.fixtures import MakeSoftGPU
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -113,3 +114,19 @@ def test_a_chat_goes_on_with_its_next_question_after_an_eviction(start: Start, t
     assert cached(second)[0] >= 0.98 * cached(first)[1]
     rows = daemon.call("/metrics")[1]
     assert f'swapd_prompt_tokens_restored_total{{model="{SMOL}"}} {cached(second)[0]}' in rows.replace(".0\n", "\n")
+
+
+@pytest.mark.parametrize("model", [SMOL, GEMMA])
+def test_a_conversation_comes_back_with_other_layers_on_the_card(
+    soft_gpu: MakeSoftGPU, start: Start, model: str
+) -> None:
+    gpu = soft_gpu("2GiB", context="40MiB")
+    daemon = start('[memory]\nvram_reserve = "0"\nhost_reserve = "256MiB"\n', environ=gpu.env, common=MODELS)
+    prompt, restored = STORY[:3000], []
+    for layers in (0, 9, 19, 4):
+        assert daemon.call(f"/swapd/models/{model}/load", {"gpu_layers": layers})[0] == 200
+        restored.append(cached(complete(daemon, model, prompt, max_tokens=2)))
+        assert daemon.swapctl("unload", model).returncode == 0
+    assert restored[0][0] == 0
+    assert all(reused >= prompt - 8 for reused, prompt in restored[1:])
+    assert gpu.refusals() == []
