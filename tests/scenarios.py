@@ -315,8 +315,12 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     Scenario(
         "31",
         "Given a model that was evicted and is back, when the same long beginning comes, then it is not computed anew.",
-        (),
-        missing="what was computed of a conversation ends with its worker; nothing is kept over an eviction yet",
+        _in(
+            "worker",
+            "states::a_conversation_goes_on_in_another_process_as_if_it_had_never_left",
+            "states::a_conversation_displaced_from_its_slot_comes_back_to_it",
+        )
+        + _in("e2e", "prompt_state::a_conversation_goes_on_after_an_eviction_and_after_a_restart"),
     ),
     Scenario(
         "32",
@@ -449,7 +453,11 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     Scenario(
         "B10",
         "Given a conversation brought back from before, then what was computed anew is counted, not what was promised.",
-        (),
-        missing="nothing is brought back yet (31); what a live worker takes over from before is counted and tested",
+        _in(
+            "worker",
+            "states::a_damaged_file_is_removed_and_the_prompt_read_anew",
+            "states::a_file_of_another_kind_of_cache_is_left_out",
+        )
+        + _in("e2e", "prompt_state::a_chat_goes_on_with_its_next_question_after_an_eviction"),
     ),
 )
