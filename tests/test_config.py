@@ -187,7 +187,7 @@ def test_everything_can_be_said(loaded: Load, tmp_path: Path) -> None:
     )
     assert settings.catalog_dirs == (Path("/home/ann/gguf"), tmp_path / "beside", Path("/m/x"), Path("/models"))
     assert (settings.state_dir, settings.cache_dir) == (tmp_path / "state", Path("/var/cache/swapd"))
-    assert settings.routes == {"autocomplete": "chat"}
+    assert settings.routes == {"autocomplete": ("chat",)}
     assert settings.entries == {
         "qwen3.5:9b": ModelEntry(
             path=str(tmp_path / "qwen.gguf"),
@@ -318,7 +318,7 @@ def test_a_variable_comes_before_the_file(loaded: Load) -> None:
     assert settings.flash_attention is False
     assert settings.catalog_dirs == (Path("/a"), Path("/b"))
     assert settings.state_dir == Path("/1")
-    assert settings.routes == {"code": "Qwen:9b"}
+    assert settings.routes == {"code": ("Qwen:9b",)}
     assert settings.entries["Qwen:9b"].slots == 3
     assert settings.entries["new"].sampling.top_k == 5
 
@@ -555,3 +555,14 @@ def test_a_bad_key_file_is_refused(
     (problem,) = problems('[server]\napi_key_file = "keys"')
     assert words in problem
     assert "secret" not in problem
+
+
+def test_a_route_may_name_several_models(loaded: Load) -> None:
+    settings = loaded('[routes]\ncode = ["big", "small"]\nchat = "small"')
+    assert settings.routes == {"code": ("big", "small"), "chat": ("small",)}
+
+
+@pytest.mark.parametrize("given", ["[]", "3", '["a", 3]', '[""]'])
+def test_a_route_that_names_no_model_is_refused(loaded: Load, given: str) -> None:
+    with pytest.raises(InvalidConfig, match="routes"):
+        loaded(f"[routes]\ncode = {given}")

@@ -23,6 +23,7 @@ from swapd.api import (
     ollama,
     ollama_files,
     openai,
+    openapi,
     reranking,
     responses,
     watching,
@@ -46,6 +47,7 @@ _PAGES: Final = (
     embeddings,
     reranking,
     metrics,
+    openapi,
     admin,
     watching,
 )

@@ -29,6 +29,7 @@ OUTCOME: Final = web.RequestKey("outcome", str)
 """How an answer ended whose headers were sent: the code of the failure that was told inside it, or CANCELLED."""
 
 _MAX_SESSION: Final = 256
+_MAX_HEADER: Final = 2000
 _OWN_ID = re.compile(r"[\x21-\x7e]{1,64}")
 
 encode: Final[Callable[[object], bytes]] = msgspec.json.Encoder().encode
@@ -74,16 +75,19 @@ def wants_progress(request: web.BaseRequest) -> bool:
 
 def answer_headers(answer: Answer) -> dict[str, str]:
     """Who answers, and where it runs."""
-    return model_headers(answer.model, answer.placement)
+    headers = model_headers(answer.model, answer.placement)
+    if answer.passed:
+        headers["X-Swapd-Fallback"] = _printable("; ".join(map(str, answer.passed)))[:_MAX_HEADER]
+    return headers
 
 
 def model_headers(model: Model, placement: str) -> dict[str, str]:
     """Names that no header can carry are percent-encoded."""
-    name = model.name
-    return {
-        "X-Swapd-Model": name if name.isascii() and name.isprintable() else quote(name),
-        "X-Swapd-Placement": placement,
-    }
+    return {"X-Swapd-Model": _printable(model.name), "X-Swapd-Placement": placement}
+
+
+def _printable(text: str) -> str:
+    return text if text.isascii() and text.isprintable() else quote(text, safe="/ ;:,'()", errors="replace")
 
 
 def json_answer(document: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -20,6 +20,8 @@ from swapd.units import Bytes, MiB
 _OPEN_TO_ALL: Final = "/health"
 """Supervisors probe it without a key, and it tells nothing else."""
 
+_EXPOSED: Final = "X-Request-Id, X-Swapd-Model, X-Swapd-Placement, X-Swapd-Fallback, Retry-After"
+
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/@\[\]]+?)\.?(?::[0-9]{1,5})?")
 """Of a Host header in lower case: the name or address, without a final dot and without the port."""
 
@@ -56,7 +58,7 @@ class Guard:
             return {}
         headers = {
             "Access-Control-Allow-Origin": origin,
-            "Access-Control-Expose-Headers": "X-Request-Id, X-Swapd-Model, X-Swapd-Placement, Retry-After",
+            "Access-Control-Expose-Headers": _EXPOSED,
             "Vary": "Origin",
         }
         if is_preflight(request):

@@ -40,7 +40,7 @@ class Settings:
     """None: llama.cpp decides."""
     catalog_dirs: tuple[Path, ...]
     entries: Mapping[str, ModelEntry] = field(hash=False)
-    routes: Mapping[str, str] = field(hash=False)
+    routes: Mapping[str, tuple[str, ...]] = field(hash=False)
     state_dir: Path
     cache_dir: Path
     prompt_cache: Bytes

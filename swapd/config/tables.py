@@ -30,6 +30,7 @@ from swapd.config.values import (
     Share,
     Size,
     SomeDuration,
+    Targets,
     TextFile,
     Texts,
     ThreadsOrAuto,
@@ -172,7 +173,7 @@ class Root(Table):
     catalog: Catalog
     paths: Paths
     models: dict[Name, Model]
-    routes: dict[Name, Name]
+    routes: dict[Name, Targets]
 
 
 def kinds() -> dict[str, dict[str, type]]:

@@ -116,6 +116,17 @@ def _name(given: object) -> str:
     return given
 
 
+_MOST_TARGETS = 16
+
+
+def _targets(given: object) -> tuple[str, ...]:
+    """One model, or several: the first that can be served."""
+    names = [given] if isinstance(given, str) else given
+    if not isinstance(names, list) or not 1 <= len(names) <= _MOST_TARGETS:
+        raise ValueError(f"a model's name, or a list of at most {_MOST_TARGETS} names")
+    return tuple(_name(name) for name in names)
+
+
 def _preset_name(given: object) -> str:
     if not isinstance(given, str) or not re.fullmatch(r"[\w.-]+", given) or given.lower() == "latest":
         raise ValueError("a name of letters, digits, '.', '-' and '_', and not latest")
@@ -204,6 +215,7 @@ Key: TypeAlias = Annotated[str, PlainValidator(_key)]
 KeysInFile: TypeAlias = Annotated[tuple[str, ...], PlainValidator(_keys_in_file)]
 Host: TypeAlias = Annotated[str, PlainValidator(_host)]
 Origin: TypeAlias = Annotated[str, PlainValidator(_origin)]
+Targets: TypeAlias = Annotated[tuple[str, ...], PlainValidator(_targets)]
 Texts: TypeAlias = Annotated[tuple[str, ...], PlainValidator(_texts)]
 FlagOrAuto: TypeAlias = Annotated[bool | None, PlainValidator(_flag_or_auto)]
 ThreadsOrAuto: TypeAlias = Annotated[int | None, PlainValidator(_number_or_auto(1, 1024))]

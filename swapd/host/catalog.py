@@ -29,7 +29,7 @@ _NO_FILE: Final = "no file of that name in [catalog] dirs"
 class _Settings:
     dirs: tuple[Path, ...]
     entries: Mapping[str, ModelEntry]
-    routes: Mapping[str, str]
+    routes: Mapping[str, tuple[str, ...]]
     flash_attention: bool | None
 
 
@@ -41,6 +41,7 @@ class _Snapshot:
     listed: tuple[Model, ...] = ()
     names: Names = field(default_factory=Names)
     problems: tuple[str, ...] = ()
+    routes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def preset(self, asked: str) -> Model | None:
         """What `name:preset` stands for: the model of the name, with the preset's values."""
@@ -69,7 +70,7 @@ class Catalog:
         self,
         dirs: Sequence[Path],
         entries: Mapping[str, ModelEntry],
-        routes: Mapping[str, str],
+        routes: Mapping[str, str | tuple[str, ...]],
         *,
         flash_attention: bool | None = None,
     ) -> None:
@@ -82,12 +83,12 @@ class Catalog:
         self,
         dirs: Sequence[Path],
         entries: Mapping[str, ModelEntry],
-        routes: Mapping[str, str],
+        routes: Mapping[str, str | tuple[str, ...]],
         *,
         flash_attention: bool | None = None,
     ) -> None:
         """These settings count from the next scan on; headers already read stay known."""
-        self._settings = _Settings(tuple(dirs), dict(entries), dict(routes), flash_attention)
+        self._settings = _Settings(tuple(dirs), dict(entries), _routes(routes), flash_attention)
 
     def models(self) -> tuple[Model, ...]:
         """All, by name; unusable and shadowed ones too, with their reason."""
@@ -111,6 +112,10 @@ class Catalog:
             raise ModelUnusable(model.name, model.reason)
         return model
 
+    def route(self, name: str) -> tuple[str, ...]:
+        """Names of the models that a task may go to, the first choice first; empty: this is no task."""
+        return self._snapshot.routes.get(_folded(name), ())
+
     def scan(self) -> None:
         """Look at the folders again. Blocks: tens of milliseconds for each file that is new or has changed."""
         with self._scanning:
@@ -129,6 +134,7 @@ class _Scan:
         self._names = Names()
         self._by_file: dict[str, int] = {}
         self._problems: list[str] = []
+        self._routes: dict[str, tuple[str, ...]] = {}
 
     def snapshot(self) -> _Snapshot:
         found, problems = folders.find(self._settings.dirs)
@@ -143,7 +149,7 @@ class _Scan:
             self._names.add(name, index)
         self._add_routes()
         listed = sorted(self._models, key=lambda model: (model.name.casefold(), model.name, model.shadowed, model.path))
-        return _Snapshot(tuple(self._models), tuple(listed), self._names, tuple(self._problems))
+        return _Snapshot(tuple(self._models), tuple(listed), self._names, tuple(self._problems), self._routes)
 
     def _add_entries(self) -> None:
         for name, entry in self._settings.entries.items():
@@ -195,16 +201,22 @@ class _Scan:
         return replace(self.files.model(name, file, ModelEntry()), variant=None, reason=reason, shadowed=True)
 
     def _add_routes(self) -> None:
-        targets = {task: self._names.find(target) for task, target in self._settings.routes.items()}
-        for task, index in targets.items():
-            if index is None:
-                self._problems.append(f"[routes] {task}: there is no model {self._settings.routes[task]!r}")
-            else:
-                self._name(task, index, f"[routes] {task}")
+        """A task stands for the first of its models that can be used, else for the first there is."""
+        found: dict[str, list[int]] = {}
+        for task, targets in self._settings.routes.items():
+            indices = {target: self._names.find(target) for target in targets}
+            self._problems += [f"[routes] {task}: there is no model {t!r}" for t, i in indices.items() if i is None]
+            found[task] = [index for index in indices.values() if index is not None]
+        for task, there in found.items():
+            usable = [index for index in there if self._models[index].variant is not None]
+            if there and self._name(task, (usable or there)[0], f"[routes] {task}"):
+                self._routes[_folded(task)] = self._settings.routes[task]
 
-    def _name(self, name: str, index: int, where: str) -> None:
-        if not self._names.add(name, index):
+    def _name(self, name: str, index: int, where: str) -> bool:
+        is_new = self._names.add(name, index)
+        if not is_new:
             self._problems.append(f"{where}: {name!r} already stands for another model, which keeps it")
+        return is_new
 
     def _warn_of_context(self, model: Model) -> None:
         if model.variant and not model.adapter and model.variant.context > model.variant.shape.trained_context:
@@ -213,3 +225,11 @@ class _Scan:
                 f'[models."{model.name}"] context: {model.variant.context} is more than the {trained} tokens that '
                 "the model was trained on; its answers may get worse there"
             )
+
+
+def _routes(given: Mapping[str, str | tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    return {task: (targets,) if isinstance(targets, str) else targets for task, targets in given.items()}
+
+
+def _folded(task: str) -> str:
+    return task.strip().casefold().removesuffix(":latest")

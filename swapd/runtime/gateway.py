@@ -41,12 +41,13 @@ from swapd.errors import (
     WorkerFailed,
 )
 from swapd.generation import Chunk, Ending, GenerationRequest, Sampling
-from swapd.runtime import explain, foresight, lending, plan
+from swapd.runtime import explain, foresight, lending, plan, routing
 from swapd.runtime.engine import Engine, Record, Refused
 from swapd.runtime.happenings import Happenings
 from swapd.runtime.measures import Measures
 from swapd.runtime.ports import Catalog, Clerk, Workers
 from swapd.runtime.questions import Questions
+from swapd.runtime.routing import Passed
 from swapd.runtime.status import ResidentStatus, Show
 from swapd.runtime.vectors import Vectors
 from swapd.served import Model
@@ -95,6 +96,8 @@ class Answer:
         self, model: Model, placement: str, queued_s: Seconds, load_s: Seconds, first: Chunk | Ending, rest: Answering
     ) -> None:
         self.model, self.placement, self.queued_s, self.load_s = model, placement, queued_s, load_s
+        self.passed: tuple[Passed, ...] = ()
+        """Models that the route names before this one, and why they could not be served."""
         self._first: Chunk | Ending | None = first
         self._rest = rest
 
@@ -140,15 +143,28 @@ class Gateway:
         raises here: ModelNotFound, ModelUnusable, DoesNotFit, Overloaded, Stopping, ContextLengthExceeded,
         InvalidRequest, WorkerCrashed (after one retry). Later errors raise from the iteration.
         """
-        model = await self.find(ask.model)
+        options = await routing.options(self._catalog, ask.model, self.refresh)
+        passed = list(options.passed)
+        async with contextlib.AsyncExitStack() as stack:
+            for model in options.models:
+                try:
+                    answer = await self._enter(stack, ask, model, watch)
+                except (DoesNotFit, ModelUnusable) as failure:
+                    if model is options.models[-1]:
+                        raise
+                    passed.append(Passed(model.name, failure.message))
+                else:
+                    answer.passed = tuple(passed)
+                    yield answer
+                    return
+
+    async def _enter(self, stack: contextlib.AsyncExitStack, ask: Ask, model: Model, watch: Watch | None) -> Answer:
         if model.variant is not None and model.variant.pooling:
             raise InvalidRequest(f"cannot answer with {model.name!r}: it makes vectors, no text", "model")
-        async with contextlib.AsyncExitStack() as stack:
-            try:
-                answer = await stack.enter_async_context(self._attempt(ask, model, watch))
-            except WorkerCrashed:  # nothing was sent yet, so once more
-                answer = await stack.enter_async_context(self._attempt(ask, model, watch))
-            yield answer
+        try:
+            return await stack.enter_async_context(self._attempt(ask, model, watch))
+        except WorkerCrashed:  # nothing was sent yet, so once more
+            return await stack.enter_async_context(self._attempt(ask, model, watch))
 
     @contextlib.asynccontextmanager
     async def _attempt(self, ask: Ask, model: Model, watch: Watch | None) -> AsyncIterator[Answer]:

@@ -105,3 +105,6 @@ class Catalog(Protocol):
 
     def resolve(self, name: str) -> Model:
         """The model that a name, alias or task stands for. Raises ModelNotFound, ModelUnusable."""
+
+    def route(self, name: str) -> tuple[str, ...]:
+        """The models that a task may go to, the first choice first; empty: this is no task."""

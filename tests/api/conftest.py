@@ -17,7 +17,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from swapd.api.app import GuardSettings, make_app
 from swapd.core.model import HOST, Device, DeviceId, DeviceKind, Shape, Variant, VariantId
 from swapd.core.state import State
-from swapd.errors import ModelNotFound, ModelUnusable
+from swapd.errors import InvalidRequest, ModelNotFound, ModelUnusable
 from swapd.generation import Chunk, Ending, GenerationRequest, StopReason, Usage
 from swapd.questions import (
     Describe,
@@ -101,6 +101,10 @@ class ScriptedQuestions(Questions):
     async def _ask(self, name: str, question: VocabularyQuestion) -> Reply:
         await self._find(name)
         self.calls.append((name, question))
+        given = question.tokens if isinstance(question, Detokenize) else ()
+        given += tuple(t for t in question.parts if isinstance(t, int)) if isinstance(question, Tokenize) else ()
+        if any(not 0 <= token < 256 for token in given):
+            raise InvalidRequest("cannot read 'tokens': there are 256", "tokens")
         match question:
             case Render(request):
                 self.rendered.append(request)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,8 +25,16 @@ slots = 2
 [models.plain]
 context = 512
 slots = 2
+[models.huge]
+path = "{folder}/coder.gguf"
+context = 8192
+slots = 64
 [routes]
 autocomplete = "coder"
+code = ["absent", "huge", "plain"]
+[memory]
+vram_limit = "2GiB"
+host_reserve = "0"
 """
 
 
@@ -116,3 +126,15 @@ def test_metrics_tell_what_was_done(daemon: Daemon) -> None:
     assert samples["swapd_resident_bytes", "host", "plain"] > 0
     assert samples["swapd_device_total_bytes", "host"] > samples["swapd_device_free_bytes", "host"] > 0
     assert any(key[0] == "swapd_load_seconds_count" and "plain" in key for key in samples)
+
+
+def test_a_route_falls_back_to_what_can_be_served_and_says_why(daemon: Daemon) -> None:
+    body = json.dumps({"model": "code", "prompt": "Once", "n_predict": 2}).encode()
+    request = urllib.request.Request(f"{daemon.url}/completion", data=body)
+    with urllib.request.urlopen(request, timeout=90) as response:
+        assert response.headers["X-Swapd-Model"] == "plain"
+        told = response.headers["X-Swapd-Fallback"]
+    assert told.startswith("absent: ")
+    assert "huge: cannot load 'huge': it needs" in told
+    status, document = daemon.call("/completion", {"model": "huge", "prompt": "Once"})
+    assert (status, document["error"]["type"]) == (507, "server_error")

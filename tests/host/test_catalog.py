@@ -16,11 +16,15 @@ from swapd.host.catalog import Catalog
 from swapd.served import Model, ModelEntry, Preset
 
 Put = Callable[..., Path]
+Routes = Mapping[str, str | tuple[str, ...]]
 Gguf = Callable[..., bytes]
 
 
 def scanned(
-    *dirs: Path, entries: Mapping[str, ModelEntry] | None = None, routes: Mapping[str, str] | None = None, **more: Any
+    *dirs: Path,
+    entries: Mapping[str, ModelEntry] | None = None,
+    routes: Routes | None = None,
+    **more: Any,
 ) -> Catalog:
     catalog = Catalog(dirs, entries or {}, routes or {}, **more)
     catalog.scan()
@@ -353,8 +357,8 @@ def test_the_nearest_names_are_suggested(named: Catalog) -> None:
 def test_names_given_twice_and_tasks_for_nobody_are_problems(named: Catalog) -> None:
     assert named.problems() == (
         "[models.\"smol\"] aliases: 'Qwen' already stands for another model, which keeps it",
-        "[routes] smol: 'smol' already stands for another model, which keeps it",
         "[routes] fim: there is no model 'absent'",
+        "[routes] smol: 'smol' already stands for another model, which keeps it",
     )
 
 
@@ -483,3 +487,22 @@ def test_a_broken_adapter_disturbs_neither_the_model_nor_other_adapters(
     assert variant is not None
     assert [each.name for each in variant.adapters] == ["good"]
     assert catalog.resolve("m").variant == variant
+
+
+def test_a_task_goes_to_the_first_of_its_models_that_can_be_used(tmp_path: Path, put: Put) -> None:
+    put("good.gguf")
+    put("broken.gguf", b"no model")
+    catalog = scanned(tmp_path, routes={"code": ("absent", "broken", "good"), "chat": "good"})
+    assert catalog.resolve("code").name == "good"
+    assert catalog.route("Code") == ("absent", "broken", "good")
+    assert catalog.route("chat:latest") == ("good",)
+    assert catalog.route("good") == ()
+    assert [problem for problem in catalog.problems() if "absent" in problem]
+
+
+def test_a_model_of_a_task_s_name_keeps_it(tmp_path: Path, put: Put) -> None:
+    put("code.gguf")
+    put("other.gguf")
+    catalog = scanned(tmp_path, routes={"code": ("other",)})
+    assert catalog.resolve("code").name == "code"
+    assert catalog.route("code") == ()
