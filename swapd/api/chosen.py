@@ -1,6 +1,7 @@
 """Which model is meant where a request names none, as llama-server's clients do: they know of one model only.
 
-Used by `llamaserver.py` and `metrics.py`'s neighbours; asks the gateway, decides nothing about loading.
+Used by `llamaserver.py`, `embeddings.py`, `reranking.py`, and for filling in by `openai.py`; asks the gateway, decides
+nothing about loading.
 """
 
 from __future__ import annotations
@@ -36,3 +37,12 @@ async def model_for(gateway: Gateway, given: str | None, task: str) -> str:
         f"cannot tell which model is meant: name one in 'model', or set `{task}` under [routes]; there are: {names}",
         "model",
     )
+
+
+async def check_infill(gateway: Gateway, name: str) -> None:
+    """Asked before anything is loaded. Raises InvalidRequest where the model cannot fill in the middle."""
+    if not (await gateway.questions.describe(name)).can_infill:
+        raise InvalidRequest(
+            f"cannot fill in the middle with {name!r}: its vocabulary has no tokens for it (prefix, suffix, middle)",
+            "model",
+        )

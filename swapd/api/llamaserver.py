@@ -13,7 +13,7 @@ from swapd import __version__
 from swapd.api.answers import give
 from swapd.api.bodies import parse, read_object
 from swapd.api.calls import GATEWAY, generation_ids, json_answer, priority, session
-from swapd.api.chosen import model_for
+from swapd.api.chosen import check_infill, model_for
 from swapd.api.llamaserver_bodies import (
     CompletionBody,
     DetokenizeBody,
@@ -28,7 +28,7 @@ from swapd.api.llamaserver_bodies import (
 from swapd.api.llamaserver_voice import CompletionVoice, settings_document
 from swapd.api.openai import DEFAULTS
 from swapd.api.openai_messages import check_choice
-from swapd.errors import InvalidRequest, Overloaded
+from swapd.errors import Overloaded
 from swapd.generation import GenerationRequest
 from swapd.runtime.gateway import Ask, Gateway
 
@@ -134,15 +134,6 @@ async def slots(request: web.Request) -> web.Response:
     if request.query.get("fail_on_no_slot") and told and all(slot["is_processing"] for slot in told):
         raise Overloaded("no slot is free")
     return json_answer(told)
-
-
-async def check_infill(gateway: Gateway, name: str) -> None:
-    """Asked before anything is loaded. Raises InvalidRequest where the model cannot fill in the middle."""
-    if not (await gateway.questions.describe(name)).can_infill:
-        raise InvalidRequest(
-            f"cannot fill in the middle with {name!r}: its vocabulary has no tokens for it (prefix, suffix, middle)",
-            "model",
-        )
 
 
 async def _prompt(gateway: Gateway, name: str, parts: list[Part]) -> str | tuple[int, ...]:

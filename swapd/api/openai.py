@@ -12,7 +12,8 @@ from aiohttp import web
 
 from swapd.api.answers import give
 from swapd.api.bodies import read_object
-from swapd.api.calls import generation_ids, priority, session
+from swapd.api.calls import GATEWAY, generation_ids, priority, session
+from swapd.api.chosen import check_infill
 from swapd.api.openai_bodies import GenerationBody, read_chat, read_completion
 from swapd.api.openai_voice import ChatVoice, CompletionVoice
 from swapd.generation import GenerationRequest, Sampling
@@ -52,6 +53,9 @@ async def complete(request: web.Request) -> web.StreamResponse:
         for prompt in body.prompts
         for index in range(body.choices)
     ]
+    if body.suffix:
+        await check_infill(request.app[GATEWAY], body.model)
+        asks = [replace(ask, request=replace(ask.request, suffix=body.suffix)) for ask in asks]
     return await give(request, asks, CompletionVoice(asks[0].request.id, body), streamed=bool(body.stream))
 
 

@@ -26,7 +26,6 @@ _UNSERVED_CHAT: Final[Mapping[str, Callable[[Any], bool]]] = {
     "modalities": is_among([], ["text"]),
     "web_search_options": lambda _: False,
 }
-_UNSERVED_COMPLETION: Final[Mapping[str, Callable[[Any], bool]]] = {"suffix": is_empty}
 
 
 def _prompts(given: Any) -> Any:
@@ -114,6 +113,8 @@ class CompletionBody(GenerationBody):
     echo: bool | None = None
     logprobs: Alternatives | None = None
     best_of: Whole | None = None
+    suffix: str | None = None
+    """What comes after the answer: it fills in the middle."""
 
     @property
     def alternatives(self) -> int | None:
@@ -138,10 +139,11 @@ def read_chat(body: Mapping[str, Any]) -> ChatBody:
 
 def read_completion(body: Mapping[str, Any]) -> CompletionBody:
     """Raises InvalidRequest."""
-    refuse(body, _UNSERVED_COMPLETION)
     completion = parse(CompletionBody, body)
     if completion.best_of not in (None, completion.choices):
         raise InvalidRequest("cannot serve 'best_of' other than 'n': all answers are given, none is chosen", "best_of")
+    if completion.echo and completion.suffix:
+        raise InvalidRequest("cannot serve 'echo' with 'suffix': the prompt is not all that comes before", "echo")
     if completion.echo and completion.logprobs is not None:
         raise InvalidRequest("cannot serve 'logprobs' with 'echo': a prompt's own are not computed", "logprobs")
     if len(completion.prompt) * completion.choices > MAX_CHOICES:

@@ -268,3 +268,14 @@ async def test_slots_tell_who_is_busy(client: Client, only_tiny: ScriptedGateway
     full = await client.get("/slots?fail_on_no_slot=1")
     assert full.status == 503
     assert (await full.json())["error"]["type"] == "unavailable_error"
+
+
+async def test_openai_s_suffix_fills_in_the_middle_too(client: Client, gateway: ScriptedGateway) -> None:
+    body = {"model": "tiny", "prompt": "def add(", "suffix": "return a"}
+    document = await post(client, "/v1/completions", body)
+    assert document["choices"][0]["text"] == "Hello"
+    assert (gateway.asks[0].request.prompt, gateway.asks[0].request.suffix) == ("def add(", "return a")
+    gateway.questions.can_infill = False
+    error = (await post(client, "/v1/completions", body, 400))["error"]
+    assert "cannot fill in the middle" in error["message"]
+    assert "echo" in (await post(client, "/v1/completions", body | {"echo": True}, 400))["error"]["message"]
