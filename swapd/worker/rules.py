@@ -88,7 +88,7 @@ def _begun(request: GenerationRequest, turn: Turn, tools: Toolbox, grammar: Gram
         return _short_enough(Rules(grammar.text(lark.harmony_rest(grammar, tools)), (harmony.TO,)))
     written = form.spelling.begin or form.spelling.before
     opened = next((mark for mark in form.opens if written.startswith(mark)), None)
-    if form.bare is not None or opened is None:
+    if form.bare is not None or opened is None or not form.is_guided:
         return None
     text = grammar.text(lark.calls(grammar, form, tools, request.parallel_calls, opened))
     pause = None if turn.thinking is None else (turn.thinking.opens, turn.thinking.closes)

@@ -19,7 +19,7 @@ from swapd.worker.constraints import Constraints
 from swapd.worker.llama import Vocabulary, VocabularyFile
 from swapd.worker.rules import Rules, rules
 from swapd.worker.toolcalls import formats
-from swapd.worker.toolcalls.formats import Format, Thinking
+from swapd.worker.toolcalls.formats import Format, Thinking, format_of
 from swapd.worker.toolcalls.toolbox import Toolbox
 from tests.worker.conftest import Child
 from tests.worker.test_toolcalls import ALL, told
@@ -40,6 +40,14 @@ THINK: Final = Thinking("<think>", "</think>")
 NATIVE: Final = {
     "coder": "<tool_call>\n<function=add>\n<parameter=a>\n{a}\n</parameter>\n<parameter=b>\nx <y>\n</parameter>\n"
     "</function>\n</tool_call>",
+    "seed": (
+        "<seed:tool_call>\n<function=add>\n<parameter=a>{a}</parameter>\n<parameter=b>x <y></parameter>\n"
+        "</function>\n</seed:tool_call>"
+    ),
+    "glm tight": (
+        "<tool_call>add<arg_key>a</arg_key><arg_value>{a}</arg_value><arg_key>b</arg_key>"
+        "<arg_value>x <y></arg_value></tool_call>"
+    ),
     "glm": "<tool_call>add\n<arg_key>a</arg_key>\n<arg_value>{a}</arg_value>\n<arg_key>b</arg_key>\n"
     "<arg_value>x <y></arg_value>\n</tool_call>",
     "invokes": '<minimax:tool_call>\n<invoke name="add">\n<parameter name="a">{a}</parameter>\n'
@@ -114,6 +122,28 @@ def test_one_call_is_one_where_no_more_are_wanted(constraints: Constraints, voca
     assert follows(constraints, vocabulary, one, spelled(form))
 
 
+@pytest.mark.parametrize(
+    ("form", "written"),
+    [
+        (formats.MISTRAL, '[TOOL_CALLS]add[CALL_ID]abcdefghi[ARGS]{"a": 1}'),
+        (formats.MISTRAL_ARRAY, '[TOOL_CALLS][{"name": "add", "arguments": {"a": 1}, "id": "abcdefghi"}]'),
+        (format_of("<|START_ACTION|>"), ('<|START_ACTION|>[\n    {"tool_call_id": "0", "tool_name": "add", '
+         '"parameters": {"a": 1}},\n    {"tool_call_id": "1", "tool_name": "add", "parameters": {"a": 2}}\n]'
+         "<|END_ACTION|>")),
+        (format_of("<|function_call|>"), '<|function_call|>{"name": "add", "arguments": {"a": 1}}'),
+        (formats.FUNCTION, '<function=add>{"a": 1}</function>'),
+    ],
+)  # fmt: skip
+def test_models_may_write_what_they_were_taught_beside_it(
+    constraints: Constraints, vocabulary: Vocabulary, form: Format, written: str
+) -> None:
+    for request in (FORCED, GenerationRequest("a", tools=TOOLS)):
+        made = rules(request, turn(form), BOX, {})
+        assert follows(constraints, vocabulary, made, written)
+        assert not follows(constraints, vocabulary, made, written.replace(": 1", ": 10"))
+    assert told(form, [written], tools=BOX).calls[0] == ("add", '{"a": 1}')
+
+
 def test_a_named_tool_is_the_only_one(constraints: Constraints, vocabulary: Vocabulary) -> None:
     made = rules(replace(FORCED, tool_name="address"), turn(formats.HERMES), BOX, {})
     assert not follows(constraints, vocabulary, made, spelled(formats.HERMES))
@@ -134,7 +164,7 @@ def test_thoughts_come_before_a_forced_call(constraints: Constraints, vocabulary
     assert follows(constraints, vocabulary, rules(FORCED, turn(formats.HARMONY), BOX, {}), harmony)
 
 
-@pytest.mark.parametrize("name", [name for name, form in sorted(ALL.items()) if form.bare is None])
+@pytest.mark.parametrize("name", [name for name, form in sorted(ALL.items()) if form.bare is None and form.is_guided])
 def test_a_call_that_the_model_begins_fits_its_schema(
     constraints: Constraints, vocabulary: Vocabulary, name: str
 ) -> None:

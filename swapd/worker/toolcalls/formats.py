@@ -25,6 +25,8 @@ class Format:
     spelling: Spelling
     bare: Callable[[Reading], Steps[bool]] | None = None
     marks: tuple[str, ...] = ()
+    is_guided: bool = True
+    """A call that the model begins by itself is written as `spelling` has it, and can be held to that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +48,33 @@ HERMES: Final = Format(
 CODER: Final = replace(
     HERMES, name="coder", spelling=Spelling("<tool_call>\n<function={name}>\n", "</function>\n</tool_call>")
 )
+SEED: Final = replace(
+    HERMES,
+    name="seed",
+    spelling=Spelling("<seed:tool_call>\n<function={name}>\n", "</function>\n</seed:tool_call>"),
+)
+FUNCTION: Final = replace(HERMES, name="function", spelling=Spelling("<function={name}>", "</function>", ""))
+"""Functionary's, and Llama's where it was asked for: JSON between the marks."""
 GLM: Final = replace(
     HERMES,
     name="glm",
     spelling=Spelling("<tool_call>{name}\n", "</tool_call>"),
     marks=(*_HERMES_MARKS, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
 )
+GLM_TIGHT: Final = replace(GLM, name="glm tight", spelling=Spelling("<tool_call>{name}", "</tool_call>", ""))
+"""From 4.7 on, without line breaks."""
 LLAMA: Final = Format("llama", llama.OPENS, llama.read, Spelling(objects("parameters"), "}", "; "), llama.bare)
 MISTRAL: Final = Format(
     "mistral",
     mistral.OPENS,
     mistral.read,
-    Spelling("[TOOL_CALLS]{name}[ARGS]", between=""),
+    Spelling("[TOOL_CALLS]{name}{id}[ARGS]", between="", around_id=("[CALL_ID]", "")),
     marks=mistral.MARKS,
 )
 MISTRAL_ARRAY: Final = replace(
-    MISTRAL, name="mistral array", spelling=Spelling(objects(), "}", ", ", "[TOOL_CALLS][", "]")
+    MISTRAL,
+    name="mistral array",
+    spelling=Spelling(objects(), "{id}}", ", ", "[TOOL_CALLS][", "]", (', "id": "', '"')),
 )
 DEEPSEEK: Final = Format(
     "deepseek",
@@ -83,7 +96,12 @@ DEEPSEEK_FENCED: Final = replace(
     ),
 )
 GEMMA: Final = Format(
-    "gemma", gemma.OPENS, gemma.read, Spelling("<|tool_call>call:{name}", "<tool_call|>", ""), marks=gemma.MARKS
+    "gemma",
+    gemma.OPENS,
+    gemma.read,
+    Spelling("<|tool_call>call:{name}", "<tool_call|>", ""),
+    marks=gemma.MARKS,
+    is_guided=False,  # its own notation takes JSON, and its models write another
 )
 FUNCTION_GEMMA: Final = replace(
     GEMMA,
@@ -142,9 +160,16 @@ _TAGGED: Final = Format(
 
 def _tagged(opens: str) -> Format:
     """An array of calls after this mark, and before the one that closes it."""
-    ends = "]" + tagged.JSON_CLOSES[opens]
-    before = objects("parameters", "tool_name") if opens == "<|START_ACTION|>" else objects()
-    return replace(_TAGGED, name=opens, spelling=Spelling(before, "}", ", ", opens + "[", ends))
+    closes = tagged.JSON_CLOSES[opens]
+    match opens:
+        case "<|START_ACTION|>":
+            before = '{"tool_call_id": "{number}", "tool_name": "{name}", "parameters": '
+            spelling = Spelling(before, "}", ",\n    ", opens + "[\n    ", "\n]" + closes)
+        case "<|function_call|>":
+            spelling = Spelling(opens + objects(), "}", "")
+        case _:
+            spelling = Spelling(objects(), "}", ", ", opens + "[", "]" + closes)
+    return replace(_TAGGED, name=opens, spelling=spelling, is_guided=opens != "<|tool_call_start|>")
 
 
 _SIGNS: Final[tuple[tuple[tuple[str, ...], Format], ...]] = (
@@ -157,8 +182,10 @@ _SIGNS: Final[tuple[tuple[tuple[str, ...], Format], ...]] = (
     (("<start_function_call>",), FUNCTION_GEMMA),
     (("[ARGS]",), MISTRAL),
     (("[TOOL_CALLS]",), MISTRAL_ARRAY),
+    (("</arg_key><arg_value>",), GLM_TIGHT),
     (("<arg_key>",), GLM),
-    (("<function=", "<seed:tool_call>"), CODER),
+    (("<seed:tool_call>",), SEED),
+    (("<function=",), CODER),
     (("<tool_calls>[",), _tagged("<tool_calls>")),
     (("<tool_call>",), HERMES),
     (("<|tool_list_start|>", "List of tools: "), _tagged("<|tool_call_start|>")),
@@ -186,7 +213,9 @@ _THINKING: Final = (
 def format_of(template: str) -> Format:
     for signs, found in _SIGNS:
         if any(sign in template for sign in signs):
-            return DEEPSEEK_FENCED if found is DEEPSEEK and "```json" in template else found
+            if found is DEEPSEEK and "```json" in template:
+                return DEEPSEEK_FENCED
+            return FUNCTION if found is CODER and "<tool_call>" not in template else found
     return GENERIC
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from swapd.worker.toolcalls import harmony
-from swapd.worker.toolcalls.formats import CODER, DSML, GLM, INVOKES, Format, Thinking
+from swapd.worker.toolcalls.formats import CODER, DSML, GLM, GLM_TIGHT, INVOKES, SEED, Format, Thinking
 from swapd.worker.toolcalls.toolbox import Toolbox
 
 HEAD: Final = "%llguidance {}\n"
@@ -21,6 +21,8 @@ MOST_FORCED: Final = 4
 MOST_BEGUN: Final = 32
 """Of a turn in which the model began to call by itself."""
 
+_FIELDS: Final = (CODER, SEED, GLM, GLM_TIGHT, INVOKES, DSML)
+"""Formats whose arguments are no JSON."""
 _JSON_STYLE: Final = {
     # Small models that may write white space write nothing else.
     "whitespace_flexible": False,
@@ -116,17 +118,18 @@ def thoughts(grammar: Grammar, thinking: Thinking, is_open: bool) -> str:
 def _call(grammar: Grammar, form: Format, tools: Toolbox, name: str, opened: str) -> str:
     spelling = form.spelling
     before = spelling.before.replace("{name}", name).removeprefix(opened)
-    if form in (CODER, GLM, INVOKES, DSML):
-        arguments = _fields(grammar, form, tools, name)
-    else:
-        arguments = grammar.json(tools.schemas[name])
-    if "{number}" in before:
-        first, second = before.split("{number}")
-        opening = f"{grammar.literal(first)} /[0-9]{{1,4}}/ {grammar.literal(second)}"
-    else:
-        opening = grammar.literal(before)
-    after = f" {grammar.literal(spelling.after)}" if spelling.after else ""
-    return grammar.rule(f"{opening} {arguments}{after}")
+    arguments = _fields(grammar, form, tools, name) if form in _FIELDS else grammar.json(tools.schemas[name])
+    after = f" {_spelled(grammar, form, spelling.after)}" if spelling.after else ""
+    return grammar.rule(f"{_spelled(grammar, form, before)} {arguments}{after}")
+
+
+def _spelled(grammar: Grammar, form: Format, text: str) -> str:
+    """With what the model fills in: the number of the call, and its id."""
+    opens, closes = form.spelling.around_id
+    holes = {"{number}": "/[0-9]{1,4}/", "{id}": f"({grammar.literal(opens)} /[a-zA-Z0-9]{{1,16}}/"}
+    holes["{id}"] += f" {grammar.literal(closes)})?" if closes else ")?"
+    parts = [holes.get(part) or grammar.literal(part) for part in re.split(r"(\{number\}|\{id\})", text) if part]
+    return " ".join(parts)
 
 
 def _fields(grammar: Grammar, form: Format, tools: Toolbox, tool: str) -> str:
@@ -147,6 +150,10 @@ def _field(
     match form.name:
         case "coder":
             before, after = f"<parameter={name}>\n", "\n</parameter>\n"
+        case "seed":
+            before, after = f"<parameter={name}>", "</parameter>\n"
+        case "glm tight":
+            before, after = f"<arg_key>{name}</arg_key><arg_value>", "</arg_value>"
         case "glm":
             before, after = f"<arg_key>{name}</arg_key>\n<arg_value>", "</arg_value>\n"
         case "dsml":

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class Spelling:
     """`begin`, calls with `between` between them, `end`; a call is its arguments, with `before` and `after` around.
 
-    `before` holds {name}, and {number} where calls are counted.
+    `before` holds {name}, and {number} where calls are counted; {id}, in `before` or `after`, is where the model may
+    give the call an id, between the two texts of `around_id`.
     """
 
     before: str
@@ -17,11 +18,12 @@ class Spelling:
     between: str = "\n"
     begin: str = ""
     end: str = ""
+    around_id: tuple[str, str] = ("", "")
 
     def call(self, name: str, arguments: str) -> str:
         """One call, alone."""
-        before = self.before.replace("{name}", name).replace("{number}", "0")
-        return f"{self.begin}{before}{arguments}{self.after}{self.end}"
+        before = self.before.replace("{id}", "").replace("{name}", name).replace("{number}", "0")
+        return f"{self.begin}{before}{arguments}{self.after.replace('{id}', '')}{self.end}"
 
 
 def objects(arguments: str = "arguments", name: str = "name") -> str:
