@@ -14,7 +14,7 @@ from typing import Final
 from swapd.ctl.terminal import cell, count, span
 from swapd.sim.lab import recorded, report, tune
 from swapd.sim.lab.report import Report
-from swapd.trace import Trace
+from swapd.trace import VECTORS, Trace
 from swapd.units import Seconds, format_bytes
 
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
@@ -75,9 +75,10 @@ def _toml(now: tune.Settings, best: tune.Settings) -> str:
         old, new = getattr(now, key), getattr(best, key)
         if old != new:
             lines.append(f"{key} = {_duration(new)}    # was {_duration(old)}")
-    for name in sorted(now.pins ^ best.pins):
+    for pinned in sorted(now.pins ^ best.pins):
+        name = pinned.removesuffix(VECTORS)
         quoted = name if _BARE.fullmatch(name) else json.dumps(name)
-        lines += ["", f"[models.{quoted}]", f"pin = {'true' if name in best.pins else 'false'}"]
+        lines += ["", f"[models.{quoted}]", f"pin = {'true' if pinned in best.pins else 'false'}"]
     return "In config.toml:\n\n" + "\n".join(lines).strip("\n")
 
 

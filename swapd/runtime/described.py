@@ -12,7 +12,7 @@ from swapd.core import costs, footprint, placement
 from swapd.core.messages import Policy, RequestArrived
 from swapd.core.model import HOST, DeviceKind, Placement, Variant
 from swapd.core.state import State
-from swapd.trace import TraceModel
+from swapd.trace import VECTORS, TraceModel
 from swapd.units import Bytes, Seconds
 
 DECODE: Final = 30.0
@@ -31,6 +31,11 @@ class Machine:
     policy: Policy
 
 
+def name(variant: Variant) -> str:
+    """What makes vectors is loaded beside what writes, though people have one name for both."""
+    return variant.name + (VECTORS if variant.pooling else "")
+
+
 def model(
     state: State, asked: RequestArrived, loads: tuple[Seconds, Seconds] | None, reading: float | None
 ) -> TraceModel:
@@ -42,7 +47,7 @@ def model(
     known = costs.load(state, variant)
     least, most = loads or (known, known)
     return TraceModel(
-        name=variant.name,
+        name=name(variant),
         size=_size(state, variant, whole),
         layers=variant.shape.offloadable,
         slots=variant.slots,

@@ -166,7 +166,7 @@ class Recorder:
             Call(
                 id=str(self._count),
                 at=self._since(arrived.at),
-                model=arrived.variant.name,
+                model=model.name,
                 prompt=usage.prompt + usage.cached if usage else 0,
                 output=usage.output if usage else 0,
                 session=request.session,

@@ -16,12 +16,13 @@ from swapd.trace.lines import (
     model_line,
     parse,
 )
-from swapd.trace.values import Call, Trace, TraceModel, load, service_s
+from swapd.trace.values import VECTORS, Call, Trace, TraceModel, load, service_s
 
 __all__ = [
     "FILES",
     "FORMAT",
     "LONGEST",
+    "VECTORS",
     "BadTrace",
     "Call",
     "Reading",

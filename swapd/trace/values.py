@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from swapd.core.messages import Policy
 from swapd.units import Bytes, Seconds, Tokens
+
+VECTORS: Final = " (vectors)"
+"""How names end of what makes vectors of texts."""
 
 
 @dataclass(frozen=True, slots=True)

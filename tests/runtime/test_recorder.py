@@ -6,6 +6,7 @@ import asyncio
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from swapd.core.messages import Command, Event, PolicyChanged, RequestEnded, Usage
-from swapd.core.model import HOST, RequestId, Variant
+from swapd.core.model import HOST, RequestId, Variant, VariantId
 from swapd.runtime import recorder
 from swapd.runtime.recorder import NAME, OLDER, Recorder
 from swapd.trace import Reading, Trace, parse
@@ -108,19 +109,22 @@ async def test_whoever_leaves_the_queue_had_so_much_patience_and_who_is_refused_
 
 
 async def test_answers_that_write_nothing_are_answers(tmp_path: Path) -> None:
-    """Vectors and scores: their end tells no usage, and nobody has left."""
+    """Vectors and scores: their end tells no usage, and nobody has left. They come from a model of their own."""
+    beside = replace(A, id=VariantId("vectors of a"), pooling="mean")
     async with make(tmp_path) as notes:
         desk = Noted(notes)
-        desk.wants(A, "vectors")
+        desk.answers(A, "text")
+        desk.wants(beside, "vectors")
         desk.measured()
-        desk.loaded(desk.resident(A).id)
+        desk.loaded(desk.resident(beside).id)
         desk.later(0.5)
         notes.answered(RequestId("vectors"), 1000)
         desk.ends("vectors")
     trace = read(tmp_path)
-    (call,) = trace.calls
+    call = trace.calls[1]
     assert (call.prompt, call.output, call.patience, call.took_s) == (1000, 0, None, 0.5)
-    assert trace.models[0].prefill == 2000.0
+    assert [(model.name, model.prefill) for model in trace.models] == [("a", 900.0), ("a (vectors)", 2000.0)]
+    assert call.model == "a (vectors)"
 
 
 async def test_models_are_told_again_when_they_are_not_as_they_were(tmp_path: Path) -> None:
