@@ -52,7 +52,9 @@ def _is_tokens(given: Any) -> bool:
     return isinstance(given, list) and all(type(token) is int and 0 <= token < 2**31 for token in given)
 
 
-Inputs = Annotated[tuple[Input, ...], BeforeValidator(_inputs)]
+Inputs = Annotated[
+    tuple[Input, ...], BeforeValidator(_inputs, json_schema_input_type=str | list[int] | list[str] | list[list[int]])
+]
 Name = Annotated[str, Field(min_length=1, max_length=1024)]
 Dimensions = Annotated[Whole, Field(ge=1, le=_MAX_DIMENSIONS)]
 

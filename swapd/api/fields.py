@@ -98,10 +98,10 @@ def _seed(given: int) -> int | None:
 Whole = Annotated[int, BeforeValidator(_integral)]
 Limit = Annotated[Whole, Field(ge=-1, le=_INT32)]
 """A number of tokens; -1: no limit."""
-KeepAlive = Annotated[Seconds | None, BeforeValidator(_keep_alive)]
-Size = Annotated[Bytes, BeforeValidator(_size)]
+KeepAlive = Annotated[Seconds | None, BeforeValidator(_keep_alive, json_schema_input_type=float | str | None)]
+Size = Annotated[Bytes, BeforeValidator(_size, json_schema_input_type=int | str)]
 """Bytes, as a number or in words."""
-Stops = Annotated[list[str], BeforeValidator(_stops)]
+Stops = Annotated[list[str], BeforeValidator(_stops, json_schema_input_type=str | list[str] | None)]
 Text = Annotated[str | None, BeforeValidator(said)]
 Absent = Annotated[None, BeforeValidator(_absent)]
 """Something that would change the answer and is not served: only its empty values pass."""

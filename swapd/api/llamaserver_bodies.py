@@ -35,8 +35,10 @@ _SAMPLERS: Final = (
     "temperature",
 )
 """llama-server's own order; a request may say it, in full or in part."""
+_INFILL_SAMPLER: Final = "infill"
+"""Clients that fill in name it; the answer is drawn without it, from the same candidates."""
 
-_UNSERVED: Final[Mapping[str, Callable[[Any], bool]]] = {
+UNSERVED: Final[Mapping[str, Callable[[Any], bool]]] = {
     "image_data": is_empty,
     "lora": is_empty,
     "post_sampling_probs": is_among(False),
@@ -97,8 +99,8 @@ def _number(key: str) -> str | int:
 def _samplers(given: Any) -> Any:
     if given is None:
         return None
-    known = [name for name in _SAMPLERS if isinstance(given, list) and name in given]
-    if not isinstance(given, list) or given != known:
+    told = [name for name in given if name != _INFILL_SAMPLER] if isinstance(given, list) else given
+    if told != [name for name in _SAMPLERS if isinstance(given, list) and name in given]:
         raise ValueError(f"only llama-server's own order is served: {', '.join(_SAMPLERS)}")
     return given
 
@@ -126,7 +128,7 @@ class Generated(Sampled):
     ignore_eos: bool | None = None
     logit_bias: Annotated[Biases, BeforeValidator(_biases)] = Field(default_factory=list)
     grammar: Annotated[str, Field(max_length=2**20)] | None = None
-    json_schema: Annotated[str | None, BeforeValidator(_schema)] = None
+    json_schema: Annotated[str | None, BeforeValidator(_schema, json_schema_input_type=dict[str, Any] | None)] = None
     samplers: Annotated[list[str] | None, BeforeValidator(_samplers)] = None
     response_fields: Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=_MAX_FIELDS)] | None = None
     id_slot: Whole | None = None
@@ -154,7 +156,9 @@ class Generated(Sampled):
 
 
 class CompletionBody(Generated):
-    prompt: Annotated[list[list[Part]], BeforeValidator(_prompts)]
+    prompt: Annotated[
+        list[list[Part]], BeforeValidator(_prompts, json_schema_input_type=str | list[Part] | list[list[Part]])
+    ]
 
 
 class File(Body):
@@ -198,11 +202,11 @@ class TemplateBody(Named, Conversation):
 
 def read_completion(body: Mapping[str, Any]) -> CompletionBody:
     """Raises InvalidRequest."""
-    refuse(body, _UNSERVED)
+    refuse(body, UNSERVED)
     return parse(CompletionBody, body)
 
 
 def read_infill(body: Mapping[str, Any]) -> InfillBody:
     """Raises InvalidRequest."""
-    refuse(body, _UNSERVED)
+    refuse(body, UNSERVED)
     return parse(InfillBody, body)

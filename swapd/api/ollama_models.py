@@ -62,13 +62,15 @@ def show_document(model: Model, described: Described) -> dict[str, object]:
         "details": _details(model),
         "messages": [],
         "model_info": _information(model, described),
-        "capabilities": _capabilities(described),
+        "capabilities": _capabilities(model, described),
         "modified_at": _modified(model),
     }
 
 
-def _capabilities(described: Described) -> list[str]:
-    """What the template and the vocabulary give away."""
+def _capabilities(model: Model, described: Described) -> list[str]:
+    """What the file, its template and its vocabulary give away."""
+    if model.variant is not None and model.variant.pooling:
+        return ["embedding"] if model.variant.pooling != "rank" else []
     known = {
         "completion": True,
         "tools": re.search(r"\btools\b", described.template),

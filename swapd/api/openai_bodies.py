@@ -21,7 +21,7 @@ from swapd.units import Tokens
 MAX_CHOICES: Final = 128
 """Answers to one request: prompts times `n`."""
 
-_UNSERVED_CHAT: Final[Mapping[str, Callable[[Any], bool]]] = {
+UNSERVED_CHAT: Final[Mapping[str, Callable[[Any], bool]]] = {
     "audio": is_empty,
     "modalities": is_among([], ["text"]),
     "web_search_options": lambda _: False,
@@ -109,7 +109,10 @@ class ChatBody(GenerationBody, Conversation):
 
 
 class CompletionBody(GenerationBody):
-    prompt: Annotated[list[str | list[int]], BeforeValidator(_prompts)]
+    prompt: Annotated[
+        list[str | list[int]],
+        BeforeValidator(_prompts, json_schema_input_type=str | list[int] | list[str] | list[list[int]]),
+    ]
     echo: bool | None = None
     logprobs: Alternatives | None = None
     best_of: Whole | None = None
@@ -130,7 +133,7 @@ def read_chat(body: Mapping[str, Any]) -> ChatBody:
     for old, new in (("functions", "tools"), ("function_call", "tool_choice")):
         if body.get(old) not in (None, [], "none", "auto"):
             raise InvalidRequest(f"cannot serve {old!r}: it is deprecated; say the same in {new!r}", old)
-    refuse(body, _UNSERVED_CHAT)
+    refuse(body, UNSERVED_CHAT)
     chat = check_choice(parse(ChatBody, body))
     if chat.top_logprobs and not chat.logprobs:
         raise InvalidRequest("cannot tell 'top_logprobs' without 'logprobs': true", "top_logprobs")

@@ -34,7 +34,9 @@ def _documents(given: Any) -> Any:
     return texts
 
 
-Documents = Annotated[list[str] | None, BeforeValidator(_documents)]
+Documents = Annotated[
+    list[str] | None, BeforeValidator(_documents, json_schema_input_type=list[str | dict[str, str]] | None)
+]
 
 
 class RerankBody(Body):

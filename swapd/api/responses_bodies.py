@@ -19,7 +19,7 @@ from swapd.api.tools import as_json
 from swapd.errors import InvalidRequest
 from swapd.generation import Message, Role, ToolChoice
 
-_UNSERVED: Final[Mapping[str, Callable[[Any], bool]]] = {
+UNSERVED: Final[Mapping[str, Callable[[Any], bool]]] = {
     "background": is_among(False),
     "conversation": is_empty,
     "prompt": is_empty,
@@ -126,7 +126,7 @@ class ResponsesBody(Sampled):
 
 def read_responses(body: Mapping[str, Any]) -> ResponsesBody:
     """Raises InvalidRequest."""
-    refuse(body, _UNSERVED)
+    refuse(body, UNSERVED)
     if body.get("previous_response_id"):
         raise InvalidRequest(
             "cannot go on from a response: none is kept here; send the whole conversation as 'input'",

@@ -279,3 +279,40 @@ async def test_openai_s_suffix_fills_in_the_middle_too(client: Client, gateway: 
     error = (await post(client, "/v1/completions", body, 400))["error"]
     assert "cannot fill in the middle" in error["message"]
     assert "echo" in (await post(client, "/v1/completions", body | {"echo": True}, 400))["error"]["message"]
+
+
+LLAMA_VIM = {
+    "id_slot": 0,
+    "input_prefix": "def add(\n",
+    "input_suffix": "\n    return a\n",
+    "input_extra": [{"text": "x = 1\n", "time": [1, 2], "filename": "b.py"}],
+    "prompt": "    a, ",
+    "n_predict": 128,
+    "stop": [],
+    "n_indent": 4,
+    "top_k": 40,
+    "top_p": 0.90,
+    "stream": False,
+    "samplers": ["top_k", "top_p", "infill"],
+    "cache_prompt": True,
+    "t_max_prompt_ms": 500,
+    "t_max_predict_ms": 1000,
+    "response_fields": [
+        "content",
+        "timings/prompt_n",
+        "timings/prompt_ms",
+        "timings/predicted_n",
+        "timings/predicted_per_second",
+        "truncated",
+        "tokens_cached",
+    ],
+}
+
+
+async def test_what_llama_vim_sends_is_answered_with_what_it_reads(client: Client, gateway: ScriptedGateway) -> None:
+    gateway.known["autocomplete"] = make_model("autocomplete")
+    document = await post(client, "/infill", LLAMA_VIM)
+    assert set(document) == set(LLAMA_VIM["response_fields"])  # type: ignore[call-overload]
+    warm = LLAMA_VIM | {"n_predict": 0, "prompt": "", "response_fields": [""], "t_max_predict_ms": 1}
+    assert await post(client, "/infill", warm) == {}
+    assert gateway.asks[1].request.max_tokens == 0
