@@ -41,6 +41,8 @@ class ModelEntry:
     kv_type: str = "f16"
     embedding: bool = False
     """It is to make vectors, though it could write text."""
+    draft: str = ""
+    """Name of the model that drafts for it; "prompt": only its own text does; empty: none."""
     sampling: Sampling = field(default=Sampling())
     max_tokens: Tokens | None = None
     stop: tuple[str, ...] = ()

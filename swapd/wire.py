@@ -70,6 +70,10 @@ class Load(_Frame, frozen=True, tag=True):
     pooling: str = ""
     """Make vectors, and so pooled: "mean", "cls", "last" or "rank"; empty: write text."""
     adapters: tuple[Adapter, ...] = ()
+    speculates: bool = False
+    """Whether tokens are proposed and several tried in one step: from the text itself, and by the draft."""
+    draft: str = ""
+    """First file of the model that drafts, with the same context, slots and KV type; empty: none does."""
 
 
 class Size(_Frame, frozen=True, tag=True):
@@ -89,6 +93,8 @@ class Size(_Frame, frozen=True, tag=True):
     expert_layers_on_cpu: int = 0
     tensor_split: tuple[float, ...] = ()
     pooling: str = ""
+    speculates: bool = False
+    draft: str = ""
 
 
 class Generate(_Frame, frozen=True, tag=True):

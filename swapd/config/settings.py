@@ -137,6 +137,7 @@ def _entry(model: Model) -> ModelEntry:
         max_vram=model.max_vram,
         kv_type=model.kv_type,
         embedding=model.embedding,
+        draft=model.draft,
         sampling=_sampling(model.options),
         max_tokens=_limit(model.options),
         stop=model.options.stop,

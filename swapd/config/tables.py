@@ -41,7 +41,6 @@ LATER_KEYS: Final = frozenset(
     {
         ("memory", "warm_cache"),
         ("memory", "rpc"),
-        ("models", "draft"),
     }
 )
 """Keys that a later release will have."""
@@ -158,6 +157,7 @@ class Model(Table):
     max_vram: Share | Literal[""] = ""
     kv_type: Literal["f16", "q8_0", "q4_0"] = "f16"
     embedding: bool = False
+    draft: Literal[""] | Name = ""
     system: str = ""
     template: TextFile = ""
     lora: dict[Name, FilePath] = {}

@@ -19,6 +19,9 @@ from swapd.units import Bytes, MiB, Tokens
 PROCESS: Final[Bytes] = 60 * MiB
 """A worker without a model, and what it needs besides to answer: interpreter, bindings, llama.cpp."""
 
+PROPOSALS: Final = 16
+"""Rows of logits, beyond one a slot, of a worker that speculates."""
+
 _ENTRY: Final[Bytes] = 128
 """What one entry of the vocabulary takes in llama.cpp's tables."""
 _KV_BYTES: Final = {"f32": (4, 1), "f16": (2, 1), "bf16": (2, 1), "q8_0": (34, 32), "q4_0": (18, 32)}
@@ -44,6 +47,8 @@ def process_bytes(variant: Variant) -> Bytes:
     window = sum(shape.window_cache) * min(cells(variant), shape.window or 0)
     over, under = _KV_BYTES[variant.kv_type]
     copies = variant.slots * (window * over // under + sum(shape.states))
+    if variant.draft is not None:
+        copies += _ENTRY * variant.draft.shape.vocabulary
     return PROCESS + _ENTRY * shape.vocabulary + copies
 
 
@@ -76,7 +81,9 @@ def weights_and_cache(variant: Variant, placement: Placement) -> Footprint:
         size = _card_weights(shape, run.start, run.end)
         size -= sum(shape.expert_weights[layer] for layer in experts if run.start <= layer < run.end)
         amounts[run.device] = size + cache_bytes(variant, placement.micro_batch, run.start, run.end)
-    return Footprint.of(amounts)
+    own = Footprint.of(amounts)
+    draft = variant.draft
+    return own if draft is None else own + weights_and_cache(draft, _of_draft(draft, placement))
 
 
 def adapter_bytes(variant: Variant, placement: Placement) -> Footprint:
@@ -103,7 +110,7 @@ def compute(variant: Variant, placement: Placement) -> Footprint:
     tokens = -(-min(context, placement.micro_batch) // variant.sequences) * variant.sequences
     masks, scores = _masks(variant, placement.micro_batch, tokens)
     wide, queries = 3 * (shape.feed_forward or 4 * shape.embedding), shape.heads * shape.key_length
-    rows = tokens if variant.pooling else variant.slots
+    rows = tokens if variant.pooling else variant.slots + (PROPOSALS if variant.speculates else 0)
     logits = rows * (shape.vocabulary + shape.embedding) * _FLOAT
     amounts = {HOST: logits if variant.pooling else rows * shape.vocabulary * _FLOAT}
     if first:
@@ -118,7 +125,16 @@ def compute(variant: Variant, placement: Placement) -> Footprint:
             size = max(size, max(tokens * (wide + 2 * shape.embedding + inputs) * _FLOAT, scores) + masks)
             size += _visitors(shape, placement, first)
         amounts[run.device] = size
-    return Footprint.of(amounts)
+    own = Footprint.of(amounts)
+    return own if variant.draft is None else own + compute(variant.draft, _of_draft(variant.draft, placement))
+
+
+def _of_draft(draft: Variant, placement: Placement) -> Placement:
+    """Where the model that drafts is: whole on the first card, or on the CPU beside the other."""
+    on_gpu = bool(placement.devices) and placement.gpu_layers > 0
+    layers = draft.shape.offloadable
+    devices = placement.devices[:1] if on_gpu else ()
+    return Placement(devices, layers if on_gpu else 0, layers, placement.micro_batch)
 
 
 @lru_cache(maxsize=4096)  # pure, and asked for the same few placements again and again

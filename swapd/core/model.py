@@ -103,6 +103,11 @@ class Variant:
     pooling: str = ""
     """Of a load that makes vectors: how tokens become one ("mean", "cls", "last", "rank"); empty: it writes text."""
 
+    speculates: bool = False
+    """Several tokens are tried in one step: proposed by the text itself or, where there is one, the `draft`."""
+    draft: Variant | None = None
+    """The model that drafts, with this one's context, slots and KV type."""
+
     @property
     def sequences(self) -> int:
         """How many caches of `context` tokens it keeps: one for each slot, or one that all vectors share."""

@@ -15,13 +15,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from swapd.core.model import Variant
 from swapd.errors import ModelNotFound, ModelUnusable
 from swapd.host import folders
 from swapd.host.folders import Found
-from swapd.host.modelfiles import Headers, ModelFiles, unusable
+from swapd.host.modelfiles import Headers, ModelFiles, drafting_id, unusable
 from swapd.host.names import Names
 from swapd.served import Model, ModelEntry
 
+PROMPT_DRAFTS: Final = "prompt"
+"""A draft of this name is no model: what a text repeats of itself is proposed."""
+VOCABULARIES_APART: Final = 128
+"""In tokens: those of one family may be padded otherwise."""
 _NO_FILE: Final = "no file of that name in [catalog] dirs"
 
 
@@ -148,8 +153,37 @@ class _Scan:
         for name, index in given_way:
             self._names.add(name, index)
         self._add_routes()
+        self._models = [self._with_draft(model) for model in self._models]
         listed = sorted(self._models, key=lambda model: (model.name.casefold(), model.name, model.shadowed, model.path))
         return _Snapshot(tuple(self._models), tuple(listed), self._names, tuple(self._problems), self._routes)
+
+    def _with_draft(self, model: Model) -> Model:
+        """One that is to speculate does; without the model that was to draft for it, if that cannot be."""
+        variant, wanted = model.variant, model.entry.draft
+        if variant is None or variant.pooling or not wanted:
+            return model
+        draft = None if wanted == PROMPT_DRAFTS else self._draft(model.name, variant, wanted)
+        made = replace(variant, id=drafting_id(variant, draft), speculates=True, draft=draft)
+        return replace(model, variant=made)
+
+    def _draft(self, name: str, variant: Variant, wanted: str) -> Variant | None:
+        index = self._names.find(wanted)
+        found = None if index is None else self._models[index].variant
+        where = f'[models."{name}"] draft: {wanted!r}'
+        if found is None:
+            self._problems.append(f"{where} is no model that can be used; only its own text drafts for it")
+        elif found.pooling or abs(found.shape.vocabulary - variant.shape.vocabulary) > VOCABULARIES_APART:
+            self._problems.append(f"{where} has another vocabulary; only its own text drafts for it")
+        else:
+            return replace(
+                found,
+                context=variant.context,
+                slots=variant.slots,
+                kv_type=variant.kv_type,
+                gpu_layers=None,
+                max_vram="",
+            )
+        return None
 
     def _add_entries(self) -> None:
         for name, entry in self._settings.entries.items():

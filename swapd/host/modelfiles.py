@@ -176,6 +176,13 @@ def _embedder(variant: Variant, make: Callable[[Tokens, str], Variant]) -> Varia
     return make(min(variant.context, VECTOR_CONTEXT), "last")
 
 
+def drafting_id(variant: Variant, draft: Variant | None) -> VariantId:
+    """Of this variant with a draft, or speculating without one."""
+    what = (variant.id, draft and (draft.id, draft.path))
+    readable, _, _ = variant.id.rpartition("-")
+    return VariantId(f"{readable}-{hashlib.sha256(repr(what).encode(errors='surrogateescape')).hexdigest()[:12]}")
+
+
 def _variant(
     name: str,
     found: Found,

@@ -123,6 +123,8 @@ class Pool:
             adapters=tuple(wire.Adapter(each.name, each.path, each.content) for each in variant.adapters),
             prompts=self._prompts.order(variant, build) if self._prompts is not None else None,
             pooling=variant.pooling,
+            speculates=variant.speculates,
+            draft=variant.draft.path if variant.draft is not None else "",
         )
         worker.saved = self._keep_prompt
         try:

@@ -86,6 +86,8 @@ def _order(variant: Variant, placement: Placement, pci: tuple[str, ...]) -> wire
         expert_layers_on_cpu=placement.experts_on_cpu,
         tensor_split=placement.split,
         pooling=variant.pooling,
+        speculates=variant.speculates,
+        draft=variant.draft.path if variant.draft is not None else "",
     )
 
 

@@ -27,6 +27,7 @@ from swapd.wire import (
     Load,
     Loaded,
     LoadFailed,
+    Parts,
     Ping,
     Pong,
     Progress,
@@ -45,8 +46,11 @@ from swapd.worker import backends, sizing
 from swapd.worker.adapters import Adapters
 from swapd.worker.chat import ChatTemplate
 from swapd.worker.clerk import Clerk, Vocabularies
+from swapd.worker.drafting import Drafter
+from swapd.worker.draftmodel import Draft, load_draft
 from swapd.worker.lifeline import leave
 from swapd.worker.llama import CannotLoad, Context, Model
+from swapd.worker.parameters import draft_order
 from swapd.worker.prompts import Reader
 from swapd.worker.slots import Slots, failed
 from swapd.worker.states import Keeper
@@ -117,6 +121,7 @@ class Worker:
         self._slots: Slots | None = None
         self._vectors: Vectors | None = None
         self._context: Context | None = None
+        self._draft: Draft | None = None
         self._clerk: Clerk | None = None
         self._vocabularies = Vocabularies(self._log)
         self._told_fraction, self._told_at = 0.0, 0.0
@@ -159,6 +164,8 @@ class Worker:
             case SetThreads(threads):
                 if self._context is not None:
                     self._context.set_threads(threads)
+                if self._draft is not None:
+                    self._draft.context.set_threads(threads)
             case Ping():
                 self._channel.send(Pong(backends.cards()))
             case _:
@@ -183,6 +190,12 @@ class Worker:
             model = Model(load, self._progress, self._log)
             try:
                 context = model.context(load, self._log)
+                try:
+                    if load.draft:
+                        self._draft = load_draft(load, model, self._progress, self._log)
+                except CannotLoad:
+                    context.close()
+                    raise
             except CannotLoad:
                 model.close()
                 raise
@@ -198,7 +211,9 @@ class Worker:
             self._vectors = Vectors(model, context, load.pooling)
         else:
             keeper = Keeper(model, context, load.prompts)
-            self._slots = Slots(model, context, reader, keeper, Adapters(model, context, load.adapters, self._log))
+            adapters = Adapters(model, context, load.adapters, self._log)
+            drafter = Drafter(self._draft) if load.speculates and not model.is_recurrent else None
+            self._slots = Slots(model, context, reader, keeper, adapters, drafter)
         self._channel.send(
             Loaded(
                 layers=model.layers,
@@ -207,9 +222,15 @@ class Worker:
                 slots=load.slots,
                 seconds=perf_counter() - began,
                 template=template.source,
-                parts=sizing.measure(load, model, context),
+                parts=self._measure(load, model, context),
             )
         )
+
+    def _measure(self, load: Load, model: Model, context: Context) -> Parts:
+        parts, draft = sizing.measure(load, model, context), self._draft
+        if draft is None or not parts:
+            return parts
+        return sizing.together(parts, sizing.measure(draft_order(load), draft.model, draft.context))
 
     def _size(self, order: Size) -> None:
         if self._context is not None:

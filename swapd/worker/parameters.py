@@ -10,11 +10,14 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 import llama_cpp.llama_cpp as C  # noqa: N812
+from msgspec.structs import replace
 
 from swapd.units import Tokens
 from swapd.wire import Load, Size
 from swapd.worker import backends, header
+from swapd.worker.drafting import ROWS
 
+ALL_LAYERS: Final = 1_000_000
 MIN_BATCH: Final[Tokens] = 512
 """A batch holds at least this much prompt; it is computed in micro-batches of the size asked for."""
 
@@ -94,6 +97,28 @@ def _experts_on_cpu(order: Order) -> Any:
     return (_Override * 2)(_Override(pattern, _cpu_buffer_type()), _Override(None, None))
 
 
+def draft_order(order: Order) -> Order:
+    """Of the model that drafts for this one: whole on the first of its cards, or on the CPU beside it."""
+    on_gpu = bool(order.devices) and order.gpu_layers > 0
+    values: dict[str, Any] = {
+        "path": order.draft,
+        "draft": "",
+        "speculates": False,
+        "gpu_layers": ALL_LAYERS if on_gpu else 0,
+        "devices": order.devices[:1] if on_gpu else (),
+        "tensor_split": (),
+        "expert_layers_on_cpu": 0,
+    }
+    if isinstance(order, Load):
+        return replace(order, prompts=None, **values)
+    return replace(order, **values)
+
+
+def rows_of_logits(order: Order) -> int:
+    """One a slot, and those that proposals are checked by."""
+    return order.slots + (ROWS if order.speculates else 0)
+
+
 def context_parameters(order: Order, *, offloads: bool) -> Any:
     """What `llama_init_from_model` takes. `offloads`: something of the model is on a card."""
     params = C.llama_context_default_params()
@@ -108,7 +133,7 @@ def context_parameters(order: Order, *, offloads: bool) -> Any:
         params.n_seq_max = order.slots
         params.n_batch = max(order.micro_batch, MIN_BATCH, order.slots)
         params.n_ubatch = order.micro_batch
-        params.n_outputs_max = order.slots  # one row of logits a slot: else the compute buffer has one for each token
+        params.n_outputs_max = rows_of_logits(order)  # else the compute buffer has one for each token
     if isinstance(order, Load):
         params.n_threads = params.n_threads_batch = order.threads
     params.flash_attn_type = _FLASH[order.flash_attention]

@@ -15,13 +15,29 @@ from swapd.wire import Parts, Size, Sized
 from swapd.worker import backends, breakdown, header
 from swapd.worker.breakdown import HOST, Row
 from swapd.worker.llama import CannotLoad, Context, Model
-from swapd.worker.parameters import Order
+from swapd.worker.parameters import Order, draft_order, rows_of_logits
 
 _LOGIT: Final[Bytes] = 4
 
 
 def size(order: Size, log: backends.Log) -> Sized:
-    """Raises CannotLoad."""
+    """With the model that drafts, if there is one. Raises CannotLoad."""
+    sized = _size(order, log)
+    if not order.draft:
+        return sized
+    draft = draft_order(order)
+    assert isinstance(draft, Size)
+    return Sized(together(sized.parts, _size(draft, log).parts))
+
+
+def together(one: Parts, other: Parts) -> Parts:
+    sums: Counter[tuple[str, str]] = Counter()
+    for device, kind, amount in (*one, *other):
+        sums[device, kind] += amount
+    return tuple((device, kind, amount) for (device, kind), amount in sorted(sums.items()))
+
+
+def _size(order: Size, log: backends.Log) -> Sized:
     log.compute.clear()
     model = Model(order, lambda fraction: None, log)
     try:
@@ -82,4 +98,4 @@ def _rows_of_logits(order: Order, model: Model) -> Bytes:
     """Where llama.cpp puts the results: host memory that its books leave out."""
     if order.pooling:
         return order.context * (model.vocabulary.size + model.width) * _LOGIT
-    return order.slots * model.vocabulary.size * _LOGIT
+    return rows_of_logits(order) * model.vocabulary.size * _LOGIT

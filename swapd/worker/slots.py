@@ -7,7 +7,6 @@ the one that measures.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Final
 
@@ -15,12 +14,13 @@ from swapd.generation import Ending, GenerationRequest, StopReason, Usage
 from swapd.units import Seconds, Tokens
 from swapd.wire import Failed, Finished, FromWorker, Piece, Pieces
 from swapd.worker.adapters import Adapters
+from swapd.worker.answering import Answer, Part, Slot
 from swapd.worker.constraints import Constraints
-from swapd.worker.likelihoods import Untold
+from swapd.worker.drafting import Drafter, Lookup
 from swapd.worker.llama import Context, Model
 from swapd.worker.prompts import Prompt, Reader
 from swapd.worker.sampling import Sampler
-from swapd.worker.states import Keeper, Sequence
+from swapd.worker.states import Keeper
 from swapd.worker.telling import Teller
 from swapd.worker.text import Text
 
@@ -32,55 +32,21 @@ class DecodeError(Exception):
     """llama.cpp cannot go on; neither can this process."""
 
 
-@dataclass(slots=True)
-class _Answer:
-    """A request in a slot."""
-
-    request: GenerationRequest
-    prompt: Prompt
-    sampler: Sampler
-    text: Text
-    teller: Teller
-    limit: Tokens
-    cached: Tokens
-    restored: Tokens
-    began: Seconds
-    answering: Seconds | None = None
-    """When the prompt was evaluated."""
-    last: int = 0
-    """The token drawn last, not yet in the sequence."""
-    completion: Tokens = 0
-    untold: Untold = field(default_factory=Untold)
-
-    def usage(self, now: Seconds) -> Usage:
-        turn = now if self.answering is None else self.answering
-        times = turn - self.began, now - turn
-        return Usage(len(self.prompt.tokens), self.cached, self.completion, *times, restored=self.restored)
-
-
-@dataclass(slots=True)
-class _Slot(Sequence):
-    answer: _Answer | None = None
-
-
-@dataclass(slots=True)
-class _Part:
-    """What one slot gives to one batch."""
-
-    slot: _Slot
-    answer: _Answer
-    tokens: list[int]
-    row: int
-    has_logits: bool
-
-
 class Slots:
     """All requests of one model: those in slots and, oldest first, those waiting for one."""
 
-    def __init__(self, model: Model, context: Context, reader: Reader, keeper: Keeper, adapters: Adapters) -> None:
+    def __init__(
+        self,
+        model: Model,
+        context: Context,
+        reader: Reader,
+        keeper: Keeper,
+        adapters: Adapters,
+        drafter: Drafter | None = None,
+    ) -> None:
         self._model, self._context, self._reader = model, context, reader
-        self._keeper, self._adapters = keeper, adapters
-        self._slots = [_Slot(sequence) for sequence in range(context.slots)]
+        self._keeper, self._adapters, self._drafter = keeper, adapters, drafter
+        self._slots = [Slot(sequence) for sequence in range(context.slots)]
         self._constraints = Constraints(model.vocabulary)
         self._waiting: deque[tuple[GenerationRequest, Prompt]] = deque()
 
@@ -118,12 +84,16 @@ class Slots:
         frames += self._saved()
         parts = self._fill()
         if parts:
+            began = perf_counter()
             status = self._context.decode()
             if status == 1:
                 frames.append(self._make_room(parts))
             elif status != 0:
                 raise DecodeError(f"llama.cpp cannot decode a batch of {len(parts)} slots: error {status}")
             else:
+                if self._drafter is not None and all(part.answer.answering is not None for part in parts):
+                    self._context.logits(parts[0].row)  # waits for a card to have done it
+                    self._drafter.measured(sum(len(part.tokens) for part in parts), perf_counter() - began)
                 self._collect(parts, pieces, frames)
         return [Pieces(tuple(pieces)), *frames] if pieces else frames
 
@@ -143,7 +113,7 @@ class Slots:
         saved, self._keeper.saved = self._keeper.saved, []
         return [*saved]
 
-    def _begin(self, free: list[_Slot], request: GenerationRequest, prompt: Prompt) -> tuple[_Slot, _Answer]:
+    def _begin(self, free: list[Slot], request: GenerationRequest, prompt: Prompt) -> tuple[Slot, Answer]:
         began = perf_counter()
         constraint = self._constraints.make(request, prompt.rules)
         sampler = Sampler(request, self._model.vocabulary, self._context.length, prompt.tokens, constraint)
@@ -154,26 +124,32 @@ class Slots:
         text = Text(prompt.stops)
         parser = None if prompt.reading is None else prompt.reading.parser()
         teller = Teller(request.id, parser, request.parallel_calls)
-        return seat.slot, _Answer(request, prompt, sampler, text, teller, limit, seat.cached, seat.restored, began)
+        answer = Answer(request, prompt, sampler, text, teller, limit, seat.cached, seat.restored, began)
+        if self._drafter is not None:
+            answer.lookup = Lookup(prompt.tokens)
+        return seat.slot, answer
 
-    def _fill(self) -> list[_Part]:
+    def _fill(self) -> list[Part]:
         """Put every slot's next tokens into the batch: all decode steps, then fair shares of prompts."""
         context = self._context
         context.clear()
-        parts: list[_Part] = []
-        prefilling: list[tuple[Tokens, _Slot, _Answer]] = []
+        parts: list[Part] = []
         adapter = self._adapters.batch([slot.adapter for slot in self._slots if slot.answer is not None])
-        for slot in self._slots:
-            answer = slot.answer
-            if answer is None or slot.adapter != adapter:
-                continue
-            if answer.answering is None:
-                pause = self._keeper.pause(slot, len(answer.prompt.tokens))
-                prefilling.append((pause - len(slot.held), slot, answer))
-                continue
-            tokens = [answer.last]
-            row = context.add(slot.sequence, tokens, len(slot.held), True)
-            parts.append(_Part(slot, answer, tokens, row, True))
+        taking = [(slot, slot.answer) for slot in self._slots if slot.answer and slot.adapter == adapter]
+        running = [(slot, answer) for slot, answer in taking if answer.answering is not None]
+        prefilling = [
+            (self._keeper.pause(slot, len(answer.prompt.tokens)) - len(slot.held), slot, answer)
+            for slot, answer in taking
+            if answer.answering is None
+        ]
+        # Beside prompts nothing is proposed: they make the batch large enough.
+        drafts = [] if prefilling or self._drafter is None else self._draft(self._drafter, running)
+        for index, (slot, answer) in enumerate(running):
+            tokens = [answer.last, *drafts[index]] if drafts else [answer.last]
+            row = context.add(slot.sequence, tokens[:1], len(slot.held), True)
+            for offset, token in enumerate(tokens[1:], 1):
+                context.add(slot.sequence, (token,), len(slot.held) + offset, True)
+            parts.append(Part(slot, answer, tokens, row, True))
         room = context.batch_size - len(parts)
         if parts:
             room = min(room, PREFILL_BESIDE)
@@ -187,32 +163,53 @@ class Slots:
             tokens = answer.prompt.tokens[start : start + count]
             is_last = start + count == len(answer.prompt.tokens)
             row = context.add(slot.sequence, tokens, start, is_last)
-            parts.append(_Part(slot, answer, tokens, row, is_last))
+            parts.append(Part(slot, answer, tokens, row, is_last))
         return parts
 
-    def _collect(self, parts: list[_Part], pieces: list[Piece], frames: list[FromWorker]) -> None:
+    def _draft(self, drafter: Drafter, running: list[tuple[Slot, Answer]]) -> list[list[int]]:
+        drafts = drafter.propose([answer.hopeful(slot) for slot, answer in running])
+        for (_, answer), draft in zip(running, drafts, strict=True):
+            answer.drafted += len(draft)
+        return drafts
+
+    def _collect(self, parts: list[Part], pieces: list[Piece], frames: list[FromWorker]) -> None:
         for part in parts:
             part.slot.held += part.tokens
             if not part.has_logits:
                 self._keeper.evaluated(part.slot, len(part.answer.prompt.tokens))
                 continue
             try:
-                ending = self._advance(part, pieces)
+                ending = self._settle(part, pieces)
             except Exception as error:  # one request's trouble is not the others'
                 self._release(part.slot, part.answer)
                 ending = failed(part.answer.request.id, error)
             if ending is not None:
                 frames.append(ending)
 
-    def _advance(self, part: _Part, pieces: list[Piece]) -> FromWorker | None:
+    def _settle(self, part: Part, pieces: list[Piece]) -> FromWorker | None:
+        """Draw after each token that was right; forget those behind the first that was not."""
+        answer, draft = part.answer, part.draft
+        accepted = 0
+        ending = self._advance(part.slot, answer, part.row, pieces)
+        while ending is None and accepted < len(draft) and answer.last == draft[accepted]:
+            accepted += 1
+            answer.accepted += 1
+            ending = self._advance(part.slot, answer, part.row + accepted, pieces)
+        if draft:
+            answer.gauge.learn(len(draft), accepted)
+        if wrong := len(draft) - accepted:
+            del part.slot.held[-wrong:]
+            self._context.trim(part.slot.sequence, len(part.slot.held))
+        return ending
+
+    def _advance(self, slot: Slot, answer: Answer, row: int, pieces: list[Piece]) -> FromWorker | None:
         """Draw a slot's next token; the request's last frame, if it is the last."""
-        answer = part.answer
         if answer.answering is None:
             answer.answering = perf_counter()
             if answer.limit <= 0:
-                return self._end(part.slot, answer, StopReason.LENGTH)
+                return self._end(slot, answer, StopReason.LENGTH)
         sampler, reading = answer.sampler, answer.prompt.reading
-        token = sampler.draw(self._context.logits(part.row))
+        token = sampler.draw(self._context.logits(row))
         piece = None if token is None else self._model.vocabulary.pieces[token]
         if token is not None and piece == b"" and reading is not None:
             piece = reading.marks.get(token, b"")
@@ -222,6 +219,8 @@ class Slots:
         else:
             answer.last = token
             answer.completion += 1
+            if answer.lookup is not None:
+                answer.lookup.add(token)
             start = answer.text.decoded
             text, tokens = answer.text.feed(piece)
             if sampler.likelihood is not None:
@@ -240,13 +239,13 @@ class Slots:
         pieces += answer.teller.finish(is_cut=reason is StopReason.LENGTH)
         if reason is StopReason.STOP and answer.teller.has_calls:
             reason = StopReason.TOOL_CALLS
-        return self._end(part.slot, answer, reason)
+        return self._end(slot, answer, reason)
 
-    def _say(self, answer: _Answer, text: str, tokens: Tokens, pieces: list[Piece]) -> None:
+    def _say(self, answer: Answer, text: str, tokens: Tokens, pieces: list[Piece]) -> None:
         if tokens:
             pieces += answer.teller.tell(text, tokens, answer.untold.take(answer.text.sent))
 
-    def _make_room(self, parts: list[_Part]) -> FromWorker:
+    def _make_room(self, parts: list[Part]) -> FromWorker:
         """End the request that wanted most of a cache that should have had room: the others go on."""
         part = max(parts, key=lambda part: len(part.tokens))
         answer = part.answer
@@ -260,12 +259,12 @@ class Slots:
         self._keeper.forget(part.slot)
         return frame
 
-    def _end(self, slot: _Slot, answer: _Answer, reason: StopReason) -> Finished:
+    def _end(self, slot: Slot, answer: Answer, reason: StopReason) -> Finished:
         self._release(slot, answer)
         stop = answer.text.stop if answer.text.stop in answer.request.stop else None  # the template's own is no news
         return Finished(answer.request.id, Ending(reason, answer.usage(perf_counter()), stop))
 
-    def _release(self, slot: _Slot, answer: _Answer) -> None:
+    def _release(self, slot: Slot, answer: Answer) -> None:
         slot.answer = None
         answer.sampler.close()
 

@@ -8,6 +8,7 @@ import pytest
 
 from swapd.core.footprint import (
     PROCESS,
+    PROPOSALS,
     arithmetic,
     cache_bytes,
     cells,
@@ -194,3 +195,16 @@ def test_a_shape_that_knows_no_layers_is_spread_evenly() -> None:
     assert arithmetic(model, Placement((CARD,), 4, 4, 512)) == Footprint.of({CARD: 4 * GiB, HOST: PROCESS})
     assert arithmetic(model, Placement((CARD,), 1, 4, 512)) == Footprint.of({CARD: GiB, HOST: PROCESS + 3 * GiB})
     assert arithmetic(model, Placement((), 0, 4, 512)) == Footprint.of({HOST: PROCESS + 4 * GiB})
+
+
+def test_a_draft_is_counted_beside_its_model_and_proposals_take_rows() -> None:
+    model = a_variant(GEMMA, 2048, 2)
+    draft = a_variant(SMOLLM, 2048, 2)
+    place = on(CARD, GEMMA.offloadable, GEMMA)
+    alone, beside = arithmetic(model, place), arithmetic(draft, on(CARD, SMOLLM.offloadable, SMOLLM))
+    both = arithmetic(replace(model, speculates=True, draft=draft), place)
+    rows = PROPOSALS * GEMMA.vocabulary * 4
+    assert both[CARD] >= alone[CARD] + beside[CARD]
+    assert alone[HOST] + rows < both[HOST] < alone[HOST] + beside[HOST] + rows
+    split = arithmetic(replace(model, speculates=True, draft=draft), on(None, 0, GEMMA))
+    assert split[CARD] == 0

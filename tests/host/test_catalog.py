@@ -506,3 +506,29 @@ def test_a_model_of_a_task_s_name_keeps_it(tmp_path: Path, put: Put) -> None:
     catalog = scanned(tmp_path, routes={"code": ("other",)})
     assert catalog.resolve("code").name == "code"
     assert catalog.route("code") == ()
+
+
+def test_a_draft_is_a_model_the_text_itself_or_told_to_be_neither(tmp_path: Path, put: Put) -> None:
+    for name in ("big", "small"):
+        put(f"{name}.gguf")
+    entries = {
+        "big": ModelEntry(draft="small", context=64, slots=2),
+        "small": ModelEntry(draft="prompt"),
+    }
+    catalog = Catalog([tmp_path], entries, {})
+    catalog.scan()
+    big, small = catalog.resolve("big").variant, catalog.resolve("small").variant
+    assert big is not None
+    assert big.speculates
+    assert big.draft is not None
+    assert (big.draft.path, big.draft.context, big.draft.slots) == (str(tmp_path / "small.gguf"), 64, 2)
+    assert small is not None
+    assert (small.speculates, small.draft) == (True, None)
+    assert catalog.problems() == ()
+    plain = Catalog([tmp_path], {"big": ModelEntry(context=64, slots=2)}, {})
+    plain.scan()
+    assert plain.resolve("big").variant.id != big.id  # type: ignore[union-attr]
+    lost = Catalog([tmp_path], {"big": ModelEntry(draft="nowhere")}, {})
+    lost.scan()
+    assert "nowhere" in lost.problems()[0]
+    assert lost.resolve("big").variant.draft is None  # type: ignore[union-attr]

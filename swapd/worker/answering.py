@@ -1,0 +1,77 @@
+"""An answer on its way: the request in its slot, and what the slot gives to one batch.
+
+Used by `slots`. Values that it moves forward; nothing here decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from swapd.generation import GenerationRequest, Usage
+from swapd.units import Seconds, Tokens
+from swapd.worker.drafting import Gauge, Hopeful, Lookup
+from swapd.worker.likelihoods import Untold
+from swapd.worker.prompts import Prompt
+from swapd.worker.sampling import Sampler
+from swapd.worker.states import Sequence
+from swapd.worker.telling import Teller
+from swapd.worker.text import Text
+
+
+@dataclass(slots=True)
+class Answer:
+    """A request in a slot."""
+
+    request: GenerationRequest
+    prompt: Prompt
+    sampler: Sampler
+    text: Text
+    teller: Teller
+    limit: Tokens
+    cached: Tokens
+    restored: Tokens
+    began: Seconds
+    answering: Seconds | None = None
+    """When the prompt was evaluated."""
+    last: int = 0
+    """The token drawn last, not yet in the sequence."""
+    completion: Tokens = 0
+    untold: Untold = field(default_factory=Untold)
+    lookup: Lookup | None = None
+    """Where proposals are wanted."""
+    gauge: Gauge = field(default_factory=Gauge)
+    drafted: Tokens = 0
+    accepted: Tokens = 0
+
+    def usage(self, now: Seconds) -> Usage:
+        turn = now if self.answering is None else self.answering
+        times = turn - self.began, now - turn
+        drafts = self.drafted, self.accepted
+        return Usage(len(self.prompt.tokens), self.cached, self.completion, *times, *drafts, self.restored)
+
+    def hopeful(self, slot: Slot) -> Hopeful:
+        assert self.lookup is not None
+        room = self.limit - self.completion - 1
+        return Hopeful(slot.sequence, [*slot.held, self.last], self.lookup, self.gauge, room)
+
+
+@dataclass(slots=True)
+class Slot(Sequence):
+    answer: Answer | None = None
+
+
+@dataclass(slots=True)
+class Part:
+    """What one slot gives to one batch."""
+
+    slot: Slot
+    answer: Answer
+    tokens: list[int]
+    row: int
+    """Of the first logits: each token of a decode step has some, of a prompt at most the last."""
+    has_logits: bool
+
+    @property
+    def draft(self) -> list[int]:
+        """What was proposed after the last token."""
+        return self.tokens[1:] if self.answer.answering is not None else []
