@@ -182,6 +182,7 @@ class _Scan:
                 kv_type=variant.kv_type,
                 gpu_layers=None,
                 max_vram="",
+                adapters=(),
             )
         return None
 
