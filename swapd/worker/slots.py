@@ -237,7 +237,7 @@ class Slots:
         if answer.text.stop is not None:
             reason = StopReason.STOP
         pieces += answer.teller.finish(is_cut=reason is StopReason.LENGTH)
-        if reason is StopReason.STOP and answer.teller.has_calls:
+        if reason is StopReason.STOP and answer.teller.is_calling:
             reason = StopReason.TOOL_CALLS
         return self._end(slot, answer, reason)
 

@@ -24,14 +24,14 @@ class Teller:
         self._logprobs: tuple[TokenLogprob, ...] = ()
 
     @property
-    def has_calls(self) -> bool:
+    def is_calling(self) -> bool:
         """Tools were called, and every call is whole."""
         return self._parser is not None and self._parser.calls > 0 and self._parser.is_whole
 
     @property
     def is_over(self) -> bool:
         """A call is whole, and more than one is not wanted."""
-        return not self._several and self.has_calls
+        return not self._several and self.is_calling
 
     def tell(self, text: str, tokens: Tokens, logprobs: tuple[TokenLogprob, ...] = ()) -> list[Piece]:
         """More of the answer; what it is may be told later."""
