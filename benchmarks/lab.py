@@ -60,7 +60,7 @@ def bound_on_waiting(trace: Trace, policy: Policy, longest: float) -> float:
     asked = {call.model for call in trace.calls}
     swap = max(model.cold_load_s for model in trace.models) + 1.0
     rounds = max(-(-40 // model.slots) for model in trace.models)
-    tenure = max(policy.min_residency, 2 * policy.max_wait)
+    tenure = max(policy.min_residency, 3 * policy.max_wait)
     return 3 * policy.max_wait + len(asked) * (tenure + rounds * longest + longest + swap)
 
 

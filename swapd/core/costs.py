@@ -7,13 +7,14 @@ measured. A price is the waiting of all requests concerned, in seconds, added up
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Final
 
 from swapd.core.group import Group
-from swapd.core.model import Placement, Variant
+from swapd.core.model import Placement, ResidentId, Variant
 from swapd.core.past import Past
 from swapd.core.resident import Phase, Resident
-from swapd.core.state import State
+from swapd.core.state import State, remembered
 from swapd.units import GiB, Seconds
 
 START: Final[Seconds] = 0.8
@@ -92,6 +93,12 @@ def regret(state: State, resident: Resident) -> Seconds:
     """What an idle resident's leaving costs: being loaded again, if it is wanted again soon."""
     chance = past(state, resident.variant).chance(state.now, HORIZON)
     return chance * (load(state, resident.variant) + UNLOAD + rebuild(state, resident))
+
+
+@remembered
+def regrets(state: State) -> Mapping[ResidentId, Seconds]:
+    """Of everybody who is there."""
+    return {resident.id: regret(state, resident) for resident in state.residents.values()}
 
 
 def idle_in(state: State, resident: Resident) -> Seconds:

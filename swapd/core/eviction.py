@@ -13,10 +13,10 @@ from swapd.core import costs
 from swapd.core.messages import Ranking
 from swapd.core.model import DeviceId, Footprint, VariantId
 from swapd.core.resident import STAYING, Phase, Resident
-from swapd.core.state import State
+from swapd.core.state import State, remembered
 from swapd.units import Bytes, Seconds
 
-TENURE: Final = 2.0
+TENURE: Final = 3.0
 """A resident at work stays so many times as long as it was waited for, whoever is overdue."""
 CLEARLY: Final = 0.7
 """The order of last use is left only for victims that cost less than so much of it: measured seconds are noisy."""
@@ -77,21 +77,31 @@ def victims(
     The least recently used, or those whose loss costs clearly less. With `busy`, residents at work come after
     all idle ones.
     """
-    able = [
-        r
-        for r in state.residents.values()
-        if r.variant.id != newcomer and is_evictable(state, r, busy=busy, is_hurried=is_hurried)
-    ]
-    by_use = sorted(able, key=lambda r: (not state.is_idle(r), r.used_at, r.id))
-    oldest = _sufficient(need, room, by_use, places)
+    able = [r for r in _able(state)[busy, is_hurried] if r.variant.id != newcomer]
+    if not _is_enough(need, room, able, places):
+        return None
+    oldest = _sufficient(need, room, able, places)
     if oldest is None or state.policy.ranking is Ranking.LRU:
         return oldest
-    regrets = {r.id: costs.regret(state, r) for r in able}
-    by_regret = sorted(able, key=lambda r: (not state.is_idle(r), regrets[r.id], r.used_at, r.id))
+    regrets = costs.regrets(state)
+    idle = {r.id: state.is_idle(r) for r in able}
+    by_regret = sorted(able, key=lambda r: (not idle[r.id], regrets[r.id], r.used_at, r.id))
     cheapest = _sufficient(need, room, by_regret, places) or oldest
-    at_work = [sum(not state.is_idle(r) for r in chosen) for chosen in (cheapest, oldest)]
+    at_work = [sum(not idle[r.id] for r in chosen) for chosen in (cheapest, oldest)]
     losses = [sum(regrets[r.id] for r in chosen) for chosen in (cheapest, oldest)]
     return cheapest if at_work[0] <= at_work[1] and losses[0] < CLEARLY * losses[1] else oldest
+
+
+@remembered
+def _able(state: State) -> Mapping[tuple[bool, bool], tuple[Resident, ...]]:
+    """Who may be a victim, by `busy` and `is_hurried`: the idle before those at work, the least recently used first."""
+    idle = {r.id: state.is_idle(r) for r in state.residents.values()}
+    by_use = sorted(state.residents.values(), key=lambda r: (not idle[r.id], r.used_at, r.id))
+    ways = ((False, True), (True, True), (True, False))
+    return {
+        (busy, is_hurried): tuple(r for r in by_use if is_evictable(state, r, busy=busy, is_hurried=is_hurried))
+        for busy, is_hurried in ways
+    }
 
 
 def _sufficient(

@@ -140,12 +140,11 @@ class Facts(Turn):
 
     def _end(self, event: RequestEnded) -> None:
         request = event.request
-        waiting = self.state.find_waiting(request)
-        if waiting is not None:
-            self.unqueue(waiting)
-            return
         holder = self.state.leases.get(request)
         if holder is None:
+            waiting = self.state.find_waiting(request)
+            if waiting is not None:
+                self.unqueue(waiting)
             return
         self.drop_leases([request])
         resident = replace(self.state.residents[holder], used_at=self.state.now)

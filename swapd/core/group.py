@@ -44,10 +44,12 @@ class Group:
     """Most loads that failed for memory under one of them."""
     own: int
     """How many are our own wishes."""
+    priority: int
+    """The highest."""
 
     @staticmethod
     def of(first: Waiting) -> Group:
-        return Group(first.variant, first.since, {}, {}, 0, 0, 0).with_(first)
+        return Group(first.variant, first.since, {}, {}, 0, 0, 0, first.priority).with_(first)
 
     def with_(self, waiting: Waiting) -> Group:
         """With one more at the end."""
@@ -60,6 +62,7 @@ class Group:
             self.particular + _is_particular(waiting),
             max(self.ooms, waiting.ooms),
             self.own + (not waiting.may_evict),
+            max(self.priority, waiting.priority),
         )
 
     def without(self, request: RequestId) -> Group | None:
@@ -74,14 +77,16 @@ class Group:
         ooms = self.ooms
         if waiting.ooms and waiting.ooms == ooms:
             ooms = max(w.ooms for w in members.values())
+        priorities = {**others, waiting.priority: left} if left else others
         return Group(
             self.variant,
             next(iter(members.values())).since,
             members,
-            {**others, waiting.priority: left} if left else others,
+            priorities,
             self.particular - _is_particular(waiting),
             ooms,
             self.own - (not waiting.may_evict),
+            max(priorities),
         )
 
     def after_failure(self, *, short_of_memory: bool) -> Group:
@@ -104,11 +109,6 @@ class Group:
     @property
     def oldest(self) -> Waiting:
         return next(iter(self.members.values()))
-
-    @property
-    def priority(self) -> int:
-        """The highest."""
-        return max(self.priorities)
 
     @property
     def clients(self) -> int:

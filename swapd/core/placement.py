@@ -74,6 +74,20 @@ def largest(
     return next((p for p in alone(variant) if predict(p).fits(room)), None)
 
 
+def may_hold(state: State, predict: footprint.Predictor, room: Room, least: float) -> bool:
+    """Whether `largest` could have so large a share on the GPU: asked first, for it is mostly no, and quickly said.
+
+    Of a mixture of experts it is not said so quickly.
+    """
+    shape = predict.variant.shape
+    layers = shape.offloadable
+    if shape.expert_layers:
+        return True
+    fewest = next(n for n in range(layers + 1) if n / layers >= least or n == layers)
+    tries = (Placement(devices, fewest, layers, SMALL_BATCH, 0, split) for devices, split in _sets(state))
+    return any(all(predict(place)[d] <= room.get(d, 0) for d in place.devices) for place in tries)
+
+
 def _largest_on(
     predict: footprint.Predictor, room: Room, devices: tuple[DeviceId, ...], split: tuple[float, ...]
 ) -> Placement | None:

@@ -155,8 +155,9 @@ class _Question:
             return _choose(plans)
         if not self.is_priced and not _disturbs(self.state, plans):
             return _choose(plans)
-        part = self._in_part(self.room)
-        if part is None or part.placement.share < MOST * options[0][0].share:
+        enough = MOST * options[0][0].share
+        part = self._in_part(self.room, enough)
+        if part is None or part.placement.share < enough:
             return _choose(plans)
         return _choose([*plans, part]) if self.is_priced else Go(part)
 
@@ -166,9 +167,9 @@ class _Question:
         fitting = next(((place, need) for place, need in options if need.fits(self.room)), None)
         return None if fitting is None else self._plan(Choice.LOAD, *fitting)
 
-    def _in_part(self, room: Mapping[DeviceId, Bytes]) -> Plan | None:
-        """As much of it on the GPU as the room holds, down to the CPU alone."""
-        if self.places:
+    def _in_part(self, room: Mapping[DeviceId, Bytes], least: float = 0.0) -> Plan | None:
+        """As much of it on the GPU as the room holds, down to the CPU alone; None also if less than `least`."""
+        if self.places or (least and not placement.may_hold(self.state, self.predict, self.cautious(room), least)):
             return None
         place = placement.largest(self.state, self.variant, self.cautious(room), fixed=self.fixed, predict=self.predict)
         return None if place is None else self._plan(Choice.OFFLOAD, place, self.need(place))

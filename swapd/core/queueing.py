@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from heapq import nsmallest
+from typing import Final, TypeAlias
 
 from swapd.core import costs
 from swapd.core.group import Group, Waiting
 from swapd.core.messages import Ranking
 from swapd.core.model import RequestId, VariantId
-from swapd.core.resident import Phase
+from swapd.core.resident import STAYING, Phase
 from swapd.core.state import State
 from swapd.units import Seconds
 
@@ -19,27 +20,44 @@ PRICED: Final = 32
 
 
 def turns(state: State) -> tuple[VariantId, ...]:
-    """The waiting groups, whose turn first: the overdue by age, then by highest priority, then those of whom most
+    """All waiting groups in the order of their turns; for people, the scheduler asks for the `first` of them only."""
+    return _in_order(state, state.waiting)
+
+
+def first(state: State) -> tuple[VariantId, ...]:
+    """The same of groups without a resident of their own that stays, as far as one step may look."""
+    served = {r.variant.id for r in state.in_phases(STAYING)}
+    return _in_order(state, [variant for variant in state.waiting if variant not in served], PRICED)
+
+
+def _in_order(state: State, variants: Iterable[VariantId], most: int | None = None) -> tuple[VariantId, ...]:
+    """At most so many, whose turn first: the overdue by age, then by highest priority, then those of whom most
     are helped soonest (load and answers of all, by their number; Smith's rule), or, not priced, by age.
     """
-    groups = sorted(state.waiting.items(), key=lambda pair: _by_age(state, pair[1]))
+    groups, now, max_wait = state.waiting, state.now, state.policy.max_wait
+    by_age: list[_Age] = []
+    for variant in variants:  # in a step of a thousand groups this is most of the work
+        group = groups[variant]
+        since = group.since
+        is_timely = now < since + max_wait  # not `State.is_overdue`
+        by_age.append((is_timely, -group.priority if is_timely else 0, since, variant))
+    by_age = sorted(by_age) if most is None else nsmallest(most, by_age)
     if state.policy.ranking is Ranking.LRU:
-        return tuple(variant for variant, _ in groups)
-    first = sorted(groups[:PRICED], key=lambda pair: _by_help(state, pair[1]))
-    return tuple(variant for variant, _ in (*first, *groups[PRICED:]))
+        return tuple(variant for *_, variant in by_age)
+    priced = sorted(_by_help(state, age) for age in by_age[:PRICED])
+    return (*(variant for *_, variant in priced), *(variant for *_, variant in by_age[PRICED:]))
 
 
-def _by_age(state: State, group: Group) -> tuple[bool, int, Seconds, VariantId]:
-    if state.is_overdue(group):
-        return False, 0, group.since, group.variant.id
-    return True, -group.priority, group.since, group.variant.id
+_Age: TypeAlias = tuple[bool, int, Seconds, VariantId]
 
 
-def _by_help(state: State, group: Group) -> tuple[bool, int, Seconds, Seconds, VariantId]:
-    if state.is_overdue(group):
-        return False, 0, 0.0, group.since, group.variant.id
+def _by_help(state: State, age: _Age) -> tuple[bool, int, Seconds, Seconds, VariantId]:
+    is_timely, priority, since, variant = age
+    if not is_timely:
+        return False, 0, 0.0, since, variant
+    group = state.waiting[variant]
     pains = (costs.load(state, group.variant) + costs.service(state, group)) / len(group)
-    return True, -group.priority, pains, group.since, group.variant.id
+    return True, priority, pains, since, variant
 
 
 def next_in(state: State, group: Group) -> Waiting:

@@ -33,8 +33,10 @@ from swapd.units import Bytes, format_bytes
 
 OURS: Final = "swapd/"
 """How the ids of our own wishes begin: nobody waits for their answers."""
-LOOKED_AT: Final = 8
+LOOKED_AT: Final = 4
 """After so many groups that have to wait nobody else is looked at in one step: those behind come to it later."""
+PROMISED: Final = 4
+"""Nor after so many that were promised a room, while somebody leaves: what follows from that is another step."""
 
 
 def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
@@ -77,19 +79,20 @@ class _Step(Facts):
             self.measure()
             return
         self._check_promises()
-        waited = 0
-        for variant in queueing.turns(self.state):
-            if self.state.staying(variant) is not None:
-                continue
+        waited, before = 0, self.state.next_resident
+        for variant in queueing.first(self.state):
             if not self._place(variant) or waited >= LOOKED_AT:
                 break
             waited += variant in self.state.waiting and self.state.staying(variant) is None
+            is_more_to_come = self.state.next_resident - before >= PROMISED
+            if is_more_to_come and self.state.in_phases([Phase.DRAINING, Phase.UNLOADING]):
+                break
         self._start_loads()
 
     def _limit_queue(self, newest: RequestId) -> None:
         most = self.state.policy.max_queue
-        waiting = self.state.find_waiting(newest)
-        if waiting is not None and self.state.waiting_count() > most:
+        waiting = self.state.find_waiting(newest) if self.state.waiting_count() > most else None
+        if waiting is not None:
             self.refuse(waiting, Refusal.OVERLOADED, f"{most} requests are waiting already")
 
     def _grant(self) -> None:

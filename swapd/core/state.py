@@ -128,8 +128,16 @@ class State:
                 return resident
         return None
 
+    @remembered
+    def leased(self) -> Mapping[ResidentId, tuple[RequestId, ...]]:
+        """Who holds slots of whom; residents without a lease are missing."""
+        held: dict[ResidentId, list[RequestId]] = {}
+        for request, holder in self.leases.items():
+            held.setdefault(holder, []).append(request)
+        return {holder: tuple(requests) for holder, requests in held.items()}
+
     def leases_of(self, resident: ResidentId) -> tuple[RequestId, ...]:
-        return tuple(request for request, holder in self.leases.items() if holder == resident)
+        return self.leased().get(resident, ())
 
     def is_pinned(self, resident: Resident) -> bool:
         return resident.variant.id in self.pins
@@ -139,7 +147,7 @@ class State:
         return (
             resident.phase is Phase.READY
             and resident.variant.id not in self.waiting
-            and resident.id not in self.leases.values()
+            and resident.id not in self.leased()
         )
 
     def has_served_its_own(self, resident: Resident) -> bool:

@@ -70,7 +70,7 @@ def live(seed: int, max_wait: Seconds, ranking: Ranking) -> tuple[Seconds, int]:
 def bound(most: int) -> Seconds:
     """As core/README.md states it."""
     served = -(-most // SLOTS) * HOLD
-    tenure = max(MIN_RESIDENCY, 2 * MAX_WAIT)
+    tenure = max(MIN_RESIDENCY, 3 * MAX_WAIT)
     return 3 * MAX_WAIT + len(NAMES) * (tenure + served + HOLD + SWAP)
 
 
