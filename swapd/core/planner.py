@@ -153,13 +153,13 @@ class _Question:
         plans = self._evicting(options)
         if overflow is not Overflow.AUTO:
             return _choose(plans)
-        if not self.is_priced and not _disturbs(self.state, plans):
+        if not self.is_priced:  # in part it would stay slow for ever: without prices nobody says when it is outgrown
             return _choose(plans)
         enough = MOST * options[0][0].share
         part = self._in_part(self.room, enough)
         if part is None or part.placement.share < enough:
             return _choose(plans)
-        return _choose([*plans, part]) if self.is_priced else Go(part)
+        return _choose([*plans, part])
 
     def _beside(self, options: Iterable[tuple[Placement, Footprint]]) -> Plan | None:
         if self.places:
@@ -246,11 +246,6 @@ def _choose(plans: list[Plan]) -> Go | Wait:
     best = min(plans, key=lambda plan: plan.price)
     others = tuple(plan for plan in plans if plan is not best)
     return Wait(best, others) if best.choice is Choice.WAIT else Go(best, others)
-
-
-def _disturbs(state: State, plans: list[Plan]) -> bool:
-    """Whether those at work would have to leave, or be waited for."""
-    return not plans or plans[0].choice is Choice.WAIT or _loss(state, plans[0].leaving)[0] > 0
 
 
 def _loss(state: State, leaving: tuple[Resident, ...]) -> tuple[int, Seconds, int]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from swapd.core.messages import Overflow, RefuseRequest
+from swapd.core.messages import Overflow, Ranking, RefuseRequest
 from swapd.core.model import Placement, Variant
 from swapd.core.resident import Phase
 from swapd.units import GiB, MiB
@@ -118,6 +118,19 @@ def test_beside_one_at_work_most_of_it_is_better_than_waiting() -> None:
     orders = desk.measured()
     assert (stopped(orders), started(orders)) == ([], ["b"])
     assert str(desk.resident(newcomer).placement) == "94%/6% GPU/CPU"
+
+
+def test_without_prices_it_is_waited_for_and_loaded_whole() -> None:
+    """In part it would stay so, and slow, for as long as it is asked for."""
+    desk = Desk(total=TIGHT, ranking=Ranking.LRU)
+    desk.serve(A, "busy")
+    newcomer = layered("b", 16, 4 * GiB)
+    desk.wants(newcomer, "1")
+    assert started(desk.measured()) == []
+    assert stopped(desk.ends("busy") + desk.measured()) == [1]
+    desk.gone(1)
+    desk.measured()
+    assert str(desk.resident(newcomer).placement) == "100% GPU"
 
 
 def test_beside_one_at_work_a_small_part_is_not() -> None:
