@@ -93,13 +93,11 @@ def verify(path: Path) -> Head:
         return _head(file.fileno())
 
 
-def read_checkpoint(path: Path, head: Head) -> bytes:
-    """Raises OSError, DamagedState."""
+def read_checkpoint(path: Path, head: Head, into: memoryview) -> None:
+    """Fill `into`, which has the checkpoint's length. Raises OSError, DamagedState."""
     with path.open("rb", buffering=0) as file:
-        content = os.pread(file.fileno(), head.checkpoint, head.state)
-    if len(content) != head.checkpoint:
-        raise DamagedState("it is cut off")
-    return content
+        if os.preadv(file.fileno(), [into], head.state) != head.checkpoint:
+            raise DamagedState("it is cut off")
 
 
 def _head(file: int) -> Head:

@@ -6,6 +6,7 @@ that is gone is none of our business; one that is damaged is removed here, where
 
 from __future__ import annotations
 
+import ctypes
 import os
 import secrets
 import shutil
@@ -16,13 +17,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from swapd.savedstate import SUFFIX, UNSEALED, DamagedState, Head, describe, packed, read_checkpoint, read_head, verify
 from swapd.units import Bytes, Tokens
 from swapd.wire import Prompts
 from swapd.worker.prompts import common_prefix
 
+Copy: TypeAlias = "ctypes.Array[ctypes.c_uint8]"
 _PREFIX: Final = 16
 """So much of the key stands in the names of its files."""
 _AS_GOOD: Final[Tokens] = 8
@@ -92,13 +94,14 @@ class Shelf:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         return path
 
-    def finish(self, path: Path, held: list[int], adapter: str, checkpoint: bytes, at: Tokens) -> tuple[str, ...]:
+    def finish(self, path: Path, held: list[int], adapter: str, checkpoint: Copy | None, at: Tokens) -> tuple[str, ...]:
         """After llama.cpp has written its part: the names of those that this one replaces. Raises OSError."""
         state = path.stat().st_size
-        if checkpoint:
+        if checkpoint is not None:
             with path.open("ab") as file:
-                file.write(checkpoint)
-        describe(path, Head(self._order.key, adapter, packed(held), state, len(checkpoint), at))
+                file.write(memoryview(checkpoint))
+        length = 0 if checkpoint is None else len(checkpoint)
+        describe(path, Head(self._order.key, adapter, packed(held), state, length, at))
         tokens = array("i", held)
         return tuple(
             entry.path.name
@@ -106,13 +109,16 @@ class Shelf:
             if entry.adapter == adapter and entry.tokens == tokens[: len(entry.tokens)]
         )
 
-    def open(self, entry: Entry) -> tuple[Head, bytes] | None:
+    def open(self, entry: Entry) -> tuple[Head, Copy | None] | None:
         """Its head and checkpoint, after every byte was checked; None: it is gone, or was damaged and is removed."""
         try:
             head = verify(entry.path)
             if head.key != self._order.key:
                 raise DamagedState("it is another model's")
-            checkpoint = read_checkpoint(entry.path, head) if head.checkpoint else b""
+            checkpoint: Copy | None = None
+            if head.checkpoint:
+                checkpoint = (ctypes.c_uint8 * head.checkpoint)()
+                read_checkpoint(entry.path, head, memoryview(checkpoint).cast("B"))
         except FileNotFoundError:
             self.leave_out(entry)
             return None

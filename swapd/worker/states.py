@@ -14,7 +14,6 @@ an old answer otherwise than it was generated.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence as Listed
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from swapd.units import Seconds, Tokens
 from swapd.wire import Prompts, Saved
 from swapd.worker.llama import Context, Model
 from swapd.worker.prompts import choose, common_prefix
-from swapd.worker.shelf import Entry, Shelf
+from swapd.worker.shelf import Copy, Entry, Shelf
 
 WORTH_SAVING: Final[Tokens] = 128
 """Shorter conversations are evaluated anew: a file costs more than it spares."""
@@ -43,7 +42,7 @@ class Checkpoint:
     """What cannot be cut back of a sequence, as it was `at` so many tokens."""
 
     at: Tokens
-    copy: ctypes.Array[ctypes.c_uint8]
+    copy: Copy
 
 
 @dataclass(slots=True)
@@ -180,15 +179,15 @@ class Keeper:
         shelf, held = self._shelf, slot.held
         if shelf is None or len(held) < WORTH_SAVING or shelf.covers(held, slot.adapter, self._can_cut):
             return
-        checkpoint, at = (bytes(slot.checkpoint.copy), slot.checkpoint.at) if slot.checkpoint else (b"", 0)
-        if not shelf.has_room(self._context.size(slot.sequence) + len(checkpoint)):
+        copy, at = (slot.checkpoint.copy, slot.checkpoint.at) if slot.checkpoint else (None, 0)
+        if not shelf.has_room(self._context.size(slot.sequence) + (0 if copy is None else len(copy))):
             return
         path: Path | None = None
         try:
             path = shelf.begin()
             if not self._context.save(slot.sequence, str(path)):
                 raise OSError(f"cannot write {path}")
-            replaced = shelf.finish(path, held, slot.adapter, checkpoint, at)
+            replaced = shelf.finish(path, held, slot.adapter, copy, at)
         except OSError:  # no room, or no folder any more: the conversation will be evaluated anew
             if path is not None:
                 with suppress(OSError):
@@ -203,7 +202,7 @@ class Keeper:
         self.forget(slot)
         if found is None:
             return False
-        head, checkpoint = found
+        head, copy = found
         tokens = list(head.ids)
         if not self._context.restore(slot.sequence, str(entry.path)):
             self._shelf.leave_out(entry)  # made for a context of another kind
@@ -213,6 +212,6 @@ class Keeper:
             self._shelf = None  # restoring does not work for this model: nothing more is saved
             return False
         slot.held, slot.adapter = tokens, head.adapter
-        if checkpoint:
-            slot.checkpoint = Checkpoint(head.at, (ctypes.c_uint8 * len(checkpoint)).from_buffer_copy(checkpoint))
+        if copy is not None:
+            slot.checkpoint = Checkpoint(head.at, copy)
         return True
