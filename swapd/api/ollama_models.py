@@ -68,12 +68,12 @@ def show_document(model: Model, described: Described) -> dict[str, object]:
 
 
 def _capabilities(model: Model, described: Described) -> list[str]:
-    """What the file, its template and its vocabulary give away."""
+    """What the file gives away. Tools are everybody's who writes: a template that knows none has them explained."""
     if model.variant is not None and model.variant.pooling:
         return ["embedding"] if model.variant.pooling != "rank" else []
     known = {
         "completion": True,
-        "tools": re.search(r"\btools\b", described.template),
+        "tools": True,
         "insert": described.can_infill,
         "thinking": re.search(r"enable_thinking|<think>|reasoning_content|\bthinking\b", described.template),
     }

@@ -359,7 +359,7 @@ async def test_show_tells_shape_context_and_the_owners_parameters(client: Client
     gateway.known["own"] = make_model("own", context=2048, entry=entry)
     shown = await (await client.post("/api/show", json={"model": "own"})).json()
     assert shown["details"] == {**DETAILS, "context_length": 2048}
-    assert shown["capabilities"] == ["completion", "insert"]
+    assert shown["capabilities"] == ["completion", "tools", "insert"]
     assert (shown["template"], shown["system"]) == ("{{ messages }}", "Be kind.")
     assert shown["modelfile"].splitlines() == [
         "FROM /models/own.gguf",

@@ -219,7 +219,7 @@ class TestOllama:
         shown = llama.show(SMOL)
         assert shown.template is not None
         assert "<|im_start|>" in shown.template
-        assert shown.capabilities == ["completion"]
+        assert shown.capabilities == ["completion", "tools"]
         assert llama.generate(SMOL, keep_alive="10m").done_reason == "load"
         running = {model.model: model for model in llama.ps().models}
         assert running[SMOL].context_length == 2048
