@@ -25,6 +25,7 @@ from swapd.host.catalog import Catalog
 from swapd.host.cores import FreeCores
 from swapd.host.listen import TcpAddress, UnixAddress, inherited, open_tcp, open_unix
 from swapd.host.memory import MachineMemory
+from swapd.host.pagecache import PageCache
 from swapd.pool.clerk import Clerk
 from swapd.pool.pool import Pool
 from swapd.pool.prompts import PromptStore
@@ -127,7 +128,9 @@ async def running(
             clerk,
             asyncio.TaskGroup() as tasks,
         ):
-            engine = Engine(pool, sizer, memory, learnt, time.monotonic, settings.policy, Journal(recorder))
+            engine = Engine(
+                pool, sizer, memory, learnt, PageCache(), time.monotonic, settings.policy, Journal(recorder)
+            )
             started = asyncio.Event()
             engine_task = tasks.create_task(engine.run(started.set), name="engine")
             await started.wait()
@@ -218,6 +221,7 @@ async def _recall(learnt: Learnt, pool: Pool, catalog: Catalog, engine: Engine) 
                 tuple(learnt.overheads(build).items()),
                 learnt.measurements(variants, build),
                 learnt.floors(variants, build),
+                learnt.loads(variants),
             )
         )
 

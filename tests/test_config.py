@@ -86,6 +86,8 @@ def test_without_a_file_the_contract_holds(tmp_path: Path) -> None:
         vram_limit="100%",
         host_reserve=2 * GiB,
         keeps_prompts=True,
+        prefetch=True,
+        warm_cache=None,
     )
     assert 1 <= settings.threads <= (os.cpu_count() or 1)
 
@@ -116,6 +118,7 @@ def test_everything_can_be_said(loaded: Load, tmp_path: Path) -> None:
         vram_reserve = 0
         vram_limit = "85%"
         host_reserve = "1GiB"
+        warm_cache = "3GiB"
         [engine]
         threads = 3
         flash_attention = true
@@ -184,6 +187,8 @@ def test_everything_can_be_said(loaded: Load, tmp_path: Path) -> None:
         keeps_prompts=True,
         overflow=Overflow.EVICT,
         ranking=Ranking.LRU,
+        prefetch=False,
+        warm_cache=3 * GiB,
     )
     assert settings.catalog_dirs == (Path("/home/ann/gguf"), tmp_path / "beside", Path("/m/x"), Path("/models"))
     assert (settings.state_dir, settings.cache_dir) == (tmp_path / "state", Path("/var/cache/swapd"))

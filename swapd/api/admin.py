@@ -16,7 +16,7 @@ from swapd.api.calls import GATEWAY, encode, json_answer, wants_progress
 from swapd.api.fields import Body, KeepAlive, Size, Whole
 from swapd.api.stream import NDJSON, Stream, stream
 from swapd.errors import InvalidRequest
-from swapd.runtime.status import resident_document
+from swapd.runtime.status import ResidentStatus, resident_document
 from swapd.served import Model
 from swapd.units import Seconds
 
@@ -64,9 +64,11 @@ async def status(request: web.Request) -> web.Response:
 async def models(request: web.Request) -> web.Response:
     gateway = request.app[GATEWAY]
     await gateway.refresh()
-    states = {resident.name: resident.state for resident in gateway.residents()}
+    cached = await gateway.cached()
+    residents = {resident.name: resident for resident in gateway.residents()}
     documents = [
-        _catalog_document(model, states.get(model.name), gateway.is_pinned(model)) for model in gateway.models()
+        _catalog_document(model, residents.get(model.name), cached.get(model.name), gateway.is_pinned(model))
+        for model in gateway.models()
     ]
     return json_answer({"models": documents})
 
@@ -139,14 +141,22 @@ async def reload(request: web.Request) -> web.Response:
     return json_answer({"reloaded": True})
 
 
-def _catalog_document(model: Model, state: str | None, is_pinned: bool) -> dict[str, object]:
+def _catalog_document(
+    model: Model, resident: ResidentStatus | None, cached: float | None, is_pinned: bool
+) -> dict[str, object]:
+    """`tier`: where its weights are; "warm" or "cold" (by the larger part, `cached`) while it is not loaded."""
     variant = model.variant
+    if model.shadowed:
+        resident = cached = None
+    tier = None if cached is None else "warm" if cached >= 0.5 else "cold"
     return {
         "name": model.name,
         "aliases": list(model.entry.aliases),
         "path": model.path,
         "size": model.size,
-        "state": None if model.shadowed else state,
+        "state": None if resident is None else resident.state,
+        "tier": tier if resident is None else resident.tier,
+        "cached": None if cached is None else round(cached, 3),
         "usable": variant is not None and not model.shadowed,
         "reason": model.reason,
         "context": variant.context if variant is not None else None,

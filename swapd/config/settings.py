@@ -105,6 +105,8 @@ def _settings(root: Root, source: Path | None) -> Settings:
             overflow=Overflow(scheduler.overflow),
             ranking=Ranking(scheduler.policy),
             keeps_prompts=memory.prompt_cache > 0,
+            prefetch=scheduler.prefetch,
+            warm_cache=memory.warm_cache,
         ),
         listen=tuple(server.listen),
         api_keys=(*server.api_keys, *(server.api_key_file or ())),

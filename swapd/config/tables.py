@@ -29,6 +29,7 @@ from swapd.config.values import (
     PresetName,
     Share,
     Size,
+    SizeOrAuto,
     SomeDuration,
     Targets,
     TextFile,
@@ -39,7 +40,6 @@ from swapd.units import GiB, MiB
 
 LATER_KEYS: Final = frozenset(
     {
-        ("memory", "warm_cache"),
         ("memory", "rpc"),
     }
 )
@@ -47,7 +47,6 @@ LATER_KEYS: Final = frozenset(
 
 LATER_VALUES: Final[Mapping[tuple[str | int, ...], tuple[object, ...]]] = {
     ("server", "allow_pull"): (True,),
-    ("scheduler", "prefetch"): (True,),
     ("catalog", "sources"): ("huggingface", "ollama", "lmstudio", "llama.cpp"),
 }
 """Values that a later release will have, of keys (or in lists) that are there today."""
@@ -78,6 +77,7 @@ class Memory(Table):
     vram_limit: Share = "100%"
     host_reserve: Size = 2 * GiB
     prompt_cache: Size = 2 * GiB
+    warm_cache: SizeOrAuto = _as_written("auto")
 
 
 class Engine(Table):
@@ -92,7 +92,7 @@ class Scheduler(Table):
     max_loaded: Count = 0
     max_wait: Duration = _as_written("30s")
     min_residency: FiniteDuration = _as_written("2s")
-    prefetch: Literal[False] = False
+    prefetch: bool = True
     load_timeout: SomeDuration = _as_written("5m")
 
 

@@ -35,6 +35,14 @@ def _size(given: object) -> int:
     return parse_bytes(given)
 
 
+def _size_or_auto(given: object) -> int | None:
+    if given == "auto":
+        return None
+    if not isinstance(given, (str, int)):
+        raise ValueError('"auto" or a size, like 8GiB')
+    return parse_bytes(given)
+
+
 def _share(given: object) -> str:
     if not isinstance(given, (str, int)):
         raise ValueError("a share like 85%, or a size like 20GiB")
@@ -200,6 +208,7 @@ def with_base_folders(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 Size: TypeAlias = Annotated[int, PlainValidator(_size)]
+SizeOrAuto: TypeAlias = Annotated[int | None, PlainValidator(_size_or_auto)]
 Duration: TypeAlias = Annotated[float, PlainValidator(_duration)]
 FiniteDuration: TypeAlias = Annotated[float, PlainValidator(_finite_duration)]
 FilePath: TypeAlias = Annotated[Path, PlainValidator(_path)]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from swapd.core.group import Group
-from swapd.core.model import Placement, ResidentId, Variant
+from swapd.core.model import Placement, ResidentId, Tier, Variant
 from swapd.core.past import Past
 from swapd.core.resident import Phase, Resident
 from swapd.core.state import State, remembered
@@ -21,6 +21,8 @@ START: Final[Seconds] = 0.8
 """Of a worker until it reads the file, as long as nothing was measured."""
 RATE: Final = 3 * GiB
 """Bytes a second from the file to the card, until it was measured."""
+DISK: Final = 1 * GiB
+"""Bytes a second from a disk, until it was measured: between a SATA and an NVMe one."""
 UNLOAD: Final[Seconds] = 0.5
 """Until the memory of a worker told to leave is seen free."""
 ANSWER: Final[Seconds] = 4.0
@@ -42,10 +44,24 @@ def past(state: State, variant: Variant) -> Past:
 
 
 def load(state: State, variant: Variant, share: float = 1.0) -> Seconds:
-    """From the start of its worker until it answers."""
-    known = past(state, variant).load
-    full = START + variant.shape.weights / RATE if known is None else known
+    """From the start of its worker until it answers; the longer, the less of its files is known to be cached."""
+    known = past(state, variant)
+    full = START + variant.shape.weights / RATE if known.load is None else known.load
+    cached = state.cached.get(variant.id)
+    if cached is not None and (known.loads or known.load is None):
+        warm, cold = by_tier(known, variant)
+        full = warm + (1.0 - cached) * max(0.0, cold - warm)
     return full if share >= 1 else min(full, START + share * max(0.0, full - START))
+
+
+def by_tier(known: Past, variant: Variant) -> tuple[Seconds, Seconds]:
+    """A load from the page cache and one from disk; of what was never measured a guess from the other."""
+    reading = variant.shape.weights / DISK
+    warm, cold = known.loads.get(Tier.WARM, known.loads.get(Tier.HOST)), known.loads.get(Tier.COLD)
+    if warm is None:
+        guess = START + variant.shape.weights / RATE
+        warm = guess if cold is None else min(guess, cold)
+    return warm, warm + reading if cold is None else cold
 
 
 def answer(state: State, variant: Variant) -> Seconds:

@@ -21,6 +21,8 @@ class Choice(StrEnum):
     """Others leave for it."""
     OFFLOAD = "offload"
     """In part on the CPU, beside the others."""
+    PREFETCH = "prefetch"
+    """Beside the others, before anybody asks."""
     WAIT = "wait"
     """For those at work."""
     REFUSE = "refuse"

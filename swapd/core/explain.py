@@ -45,6 +45,10 @@ def refused(group: Group, reason: str) -> Decision:
     return Decision(Choice.REFUSE, group.variant.name, group.variant.id, reason, requests, count)
 
 
+def prefetched(resident: Resident, reason: str) -> Decision:
+    return Decision(Choice.PREFETCH, resident.variant.name, resident.variant.id, reason, resident=resident.id)
+
+
 def retired(resident: Resident, reason: str) -> Decision:
     return Decision(Choice.UNLOAD, resident.variant.name, resident.variant.id, reason, resident=resident.id)
 

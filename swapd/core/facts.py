@@ -9,8 +9,12 @@ from typing import Final, assert_never
 
 from swapd.core import planner
 from swapd.core.group import Waiting
+from swapd.core.hindsight import Hindsight
 from swapd.core.messages import (
+    CatalogChanged,
     Event,
+    FilesSeen,
+    FileWarmed,
     GrantLease,
     LessonsRead,
     LoadProgressed,
@@ -36,7 +40,6 @@ from swapd.core.model import Footprint, ResidentId, VariantId
 from swapd.core.past import kept_tokens
 from swapd.core.resident import STAYING, Cause, Phase, Resident, Trigger
 from swapd.core.state import Measurement, Yield
-from swapd.core.turn import Turn
 from swapd.core.values import replace
 from swapd.errors import Death
 from swapd.units import Seconds
@@ -52,7 +55,7 @@ class ImpossibleFact(Exception):
     """A resident that never was, a request that is there already: a bug in the shell. Nothing was changed."""
 
 
-class Facts(Turn):
+class Facts(Hindsight):
     """One step as far as `take`: the state with the fact in it."""
 
     def take(self, event: Event) -> None:
@@ -65,6 +68,7 @@ class Facts(Turn):
                 self._unload(event)
             case PinsChanged():
                 self.state = replace(self.state, pins=event.pins)
+                self.own_pinned()
             case PolicyChanged():
                 self.state = replace(self.state, policy=event.policy)
             case MemoryMeasured():
@@ -75,6 +79,15 @@ class Facts(Turn):
                 self._sized(event)
             case LessonsRead():
                 self._recall(event)
+            case FilesSeen():
+                self.see_files(dict(event.files))
+            case FileWarmed():
+                if event.cached is not None:
+                    self.see_files({event.variant: event.cached})
+                if self.state.reading == event.variant:
+                    self.state = replace(self.state, reading=None)
+            case CatalogChanged():
+                self.state = replace(self.state, succession=self.state.succession.only(event.known))
             case YieldRequested():
                 self._yield(event)
             case LoadProgressed():
@@ -82,7 +95,7 @@ class Facts(Turn):
                 if resident is not None and resident.phase is Phase.LOADING and event.fraction > resident.progress:
                     self.put(replace(resident, progress=event.fraction, progress_at=self.state.now))
             case WorkerLoaded():
-                self._loaded(event.resident)
+                self._loaded(event.resident, event.cached)
             case WorkerDied():
                 self._died(event)
             case WorkerGone():
@@ -121,12 +134,9 @@ class Facts(Turn):
             event.gpu_layers,
         )
         self.queue(waiting)
-        self._remember_asked(event.variant.id)
+        self.remember_asked(event)
         if self._may_be_sized_again(event.variant.id):
             self.state = replace(self.state, unsizable=self.state.unsizable - {event.variant.id})
-
-    def _remember_asked(self, variant: VariantId) -> None:
-        self.remember(variant, self.past(variant).asked(self.state.now))
 
     def _may_be_sized_again(self, variant: VariantId) -> bool:
         """What kept llama.cpp from sizing it may have passed: too little memory, mostly."""
@@ -158,6 +168,7 @@ class Facts(Turn):
 
     def _unload(self, event: UnloadRequested) -> None:
         reason = "unloaded by force" if event.force else "unloaded on request"
+        self.bar(event.variant)
         for waiting in self.state.waiting.get(event.variant, ()):
             if not waiting.may_evict:  # our own wish to have it again
                 self.unqueue(waiting)
@@ -250,6 +261,7 @@ class Facts(Turn):
             measurements={**earlier, **newer},
             floors={**floors, **state.floors},
         )
+        self.recall_loads(event.loads)
 
     def _yield(self, event: YieldRequested) -> None:
         """What was yielded before is taken back."""
@@ -270,17 +282,17 @@ class Facts(Turn):
         lent = tuple(replace(y, foreign=seen.get(y.device)) if y.foreign is None else y for y in self.state.yields)
         self.state = replace(self.state, yields=lent)
 
-    def _loaded(self, resident_id: ResidentId) -> None:
+    def _loaded(self, resident_id: ResidentId, cached: float | None) -> None:
         resident = self._known(resident_id)
         if resident is None or resident.phase is not Phase.LOADING:
             return
         now = self.state.now
+        resident = self.see_tier(resident, cached)
         ready = replace(resident.after(Trigger.LOADED), progress=1.0, progress_at=now, loaded_at=now, used_at=now)
         self.put(ready)
         self._fulfil(ready)
         if resident.started_at is not None and resident.placement.share >= 1:
-            took = now - resident.started_at
-            self.remember(resident.variant.id, self.past(resident.variant.id).loaded(took))
+            self.remember_load(ready, now - resident.started_at, cached)
         self.memory_moved()
 
     def _own_wishes(self, variant: VariantId) -> tuple[Waiting, ...]:
@@ -315,6 +327,7 @@ class Facts(Turn):
         self.say(StopWorker(resident.id, f"died: {event.reason}"))
         if was_loading:
             self.load_failed(resident.variant.id, event.death, event.reason)
+            self.waste(resident)
         elif event.death is Death.OUT_OF_MEMORY:  # in use it takes more than was ever measured
             cap = self.state.cap(resident.variant)
             more = {d: min(int(size * planner.OOM_MARGIN), cap[d]) for d, size in resident.footprint.parts if d in cap}

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from swapd.core.decision import Decision
-from swapd.core.model import Device, DeviceId, Footprint, Placement, RequestId, ResidentId, Variant, VariantId
+from swapd.core.model import Device, DeviceId, Footprint, Placement, RequestId, ResidentId, Tier, Variant, VariantId
 from swapd.errors import Death
 from swapd.units import Bytes, MiB, Seconds, Tokens
 
@@ -57,6 +57,10 @@ class Policy:
     """`policy` in the configuration."""
     keeps_prompts: bool = False
     """Conversations are saved when their model leaves."""
+    prefetch: bool = True
+    """Load ahead, and read ahead, what is likely to be asked for next."""
+    warm_cache: Bytes | None = None
+    """Of the host's memory, what files read ahead may take; None: half of it; 0: none are."""
 
 
 # --- facts
@@ -161,6 +165,33 @@ class LessonsRead:
     """The latest last: what was predicted before the first load, if that is known, and what the last one took."""
     floors: tuple[tuple[VariantId, Placement, Footprint], ...] = ()
     """What running out of memory at work has taught."""
+    loads: tuple[tuple[VariantId, Tier, Seconds], ...] = ()
+    """How long loads took, all on the GPU, by where the weights were."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilesSeen:
+    """How much of models' files is in the page cache now: shares from 0 to 1."""
+
+    at: Seconds
+    files: tuple[tuple[VariantId, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FileWarmed:
+    """The end of WarmFile that nobody stopped: so much of the file is in the page cache now; None: not known."""
+
+    at: Seconds
+    variant: VariantId
+    cached: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogChanged:
+    """These variants can be asked for, and no others: nobody else is expected."""
+
+    at: Seconds
+    known: frozenset[VariantId]
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +217,8 @@ class LoadProgressed:
 class WorkerLoaded:
     at: Seconds
     resident: ResidentId
+    cached: float | None = None
+    """Of its files in the page cache when the load began; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +259,9 @@ Event: TypeAlias = (
     | MeasurementDue
     | PlacementSized
     | LessonsRead
+    | FilesSeen
+    | FileWarmed
+    | CatalogChanged
     | YieldRequested
     | LoadProgressed
     | WorkerLoaded
@@ -307,6 +343,20 @@ class SizePlacement:
 
 
 @dataclass(frozen=True, slots=True)
+class WarmFile:
+    """Read so much of its files into the page cache, at the disk's leisure, then, unless stopped, tell FileWarmed."""
+
+    variant: Variant
+    size: Bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopWarming:
+    """Somebody needs the disk, or it is not wanted any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Nothing to do: why the orders beside it were given, for people."""
 
@@ -314,5 +364,14 @@ class Note:
 
 
 Command: TypeAlias = (
-    StartWorker | StopWorker | GrantLease | RefuseRequest | RevokeLease | MeasureMemory | SizePlacement | Note
+    StartWorker
+    | StopWorker
+    | GrantLease
+    | RefuseRequest
+    | RevokeLease
+    | MeasureMemory
+    | SizePlacement
+    | WarmFile
+    | StopWarming
+    | Note
 )

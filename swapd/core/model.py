@@ -25,6 +25,17 @@ class DeviceKind(StrEnum):
     HOST = "host"
 
 
+class Tier(StrEnum):
+    """Where weights are before a load."""
+
+    COLD = "cold"
+    """On disk."""
+    WARM = "warm"
+    """In the page cache."""
+    HOST = "host"
+    """In the host memory of a worker of the same variant that has just left."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """What a GGUF header says that sizes the model. Lengths are elements per head, counts are per layer."""

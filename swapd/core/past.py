@@ -1,6 +1,6 @@
 """What is remembered of each variant: how often it is wanted, how long it loads and answers.
 
-Values and how facts change them; `costs` makes prices of them. Forgotten with the process.
+Values and how facts change them; `costs` makes prices of them. Forgotten with the process, but for the loads.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from swapd.core.messages import Usage
+from swapd.core.model import Tier
 from swapd.core.values import replace
 from swapd.units import Seconds, Tokens
 
@@ -30,7 +31,9 @@ class Past:
     weight: float = 0.0
     """Requests, each counting exp(-age / MEMORY), as of `asked_at`."""
     load: Seconds | None = None
-    """From the start of the process until ready, all of it on the GPU."""
+    """From the start of the process until ready, all of it on the GPU; lately, wherever the weights were."""
+    loads: Mapping[Tier, Seconds] = field(default_factory=dict)
+    """The same by where they were."""
     answer: Seconds | None = None
     """How long one takes from its slot to its end with all of it on the GPU."""
     prefill: float | None = None
@@ -49,8 +52,12 @@ class Past:
     def asked(self, now: Seconds) -> Past:
         return replace(self, asked_at=now, weight=self.rate(now) * MEMORY + 1.0)
 
-    def loaded(self, seconds: Seconds) -> Past:
-        return replace(self, load=blend(self.load, seconds))
+    def loaded(self, seconds: Seconds, tier: Tier | None = None) -> Past:
+        """`tier` None: not known, or between two."""
+        past = replace(self, load=blend(self.load, seconds))
+        if tier is None:
+            return past
+        return replace(past, loads={**self.loads, tier: blend(self.loads.get(tier), seconds)})
 
     def answered(self, usage: Usage, gpu_layers: int, share: float) -> Past:
         """`share` of it on the GPU: in part it says nothing of how long a whole one takes."""

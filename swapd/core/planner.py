@@ -101,7 +101,8 @@ class _Question:
 
     def __init__(self, state: State, group: Group, gpu_layers: int | None, *, is_last_try: bool = False) -> None:
         self.state, self.group, self.variant = state, group, group.variant
-        self.fixed = placement.wanted_layers(self.variant, gpu_layers) is not None
+        # Without a card every wish means the CPU, and there smaller buffers will do.
+        self.fixed = placement.wanted_layers(self.variant, gpu_layers) is not None and state.has_gpu()
         self.ooms, self.is_last_try = group.ooms, is_last_try
         self.predict = footprint.predictor(state, self.variant)
         self.may_evict = group.clients > 0

@@ -11,7 +11,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-from swapd.core.model import HOST, DeviceId, Footprint, Placement, ResidentId, Variant
+from swapd.core.model import HOST, DeviceId, Footprint, Placement, ResidentId, Tier, Variant, VariantId
 from swapd.core.values import replace
 from swapd.units import Bytes, Seconds, Tokens
 
@@ -73,6 +73,7 @@ class Cause(StrEnum):
     OPERATOR = "unloaded on request"
     UNWANTED = "nobody waits for it any more"
     NO_ROOM = "the room promised to it was taken by others"
+    FORESEEN = "loaded ahead, and in the way"
     STALLED = "its load made no progress"
     STOPPING = "the daemon is stopping"
 
@@ -111,6 +112,15 @@ class Resident:
     """Of its last conversation: what would have to be computed again."""
     wanted_layers: int | None = None
     """On the GPU, as the request or the owner said; the CPU alone is what they get where that does not fit."""
+    tier: Tier | None = None
+    """Where its weights were when its load began; None: not known."""
+    expected_after: VariantId | None = None
+    """Loaded ahead because it often comes after this model, and not asked for yet; None: loaded because asked for."""
+
+    @property
+    def is_foreseen(self) -> bool:
+        """Nobody has asked for it yet: whoever needs its room gets it."""
+        return self.expected_after is not None
 
     @property
     def is_fixed(self) -> bool:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Final, assert_never
 
 from swapd.core import eviction, explain, footprint, placement, planner, queueing, relief
-from swapd.core.facts import MAX_TRIES, Facts, ImpossibleFact
+from swapd.core.ahead import Ahead
+from swapd.core.facts import MAX_TRIES, ImpossibleFact
 from swapd.core.group import Group, Waiting
 from swapd.core.messages import (
     Command,
@@ -22,10 +23,9 @@ from swapd.core.messages import (
     Refusal,
     RefuseRequest,
     RequestArrived,
-    StartWorker,
 )
 from swapd.core.model import DeviceId, Footprint, RequestId, VariantId
-from swapd.core.resident import STAYING, Cause, Phase, Resident, Trigger
+from swapd.core.resident import STAYING, Cause, Phase, Resident
 from swapd.core.state import State, work_device
 from swapd.core.values import replace
 from swapd.errors import Death
@@ -44,10 +44,11 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
     turn = _Step(replace(state, now=max(state.now, event.at)))
     turn.take(event)
     turn.settle(event)
+    turn.look_ahead(event)
     return turn.state, tuple(turn.commands)
 
 
-class _Step(Facts):
+class _Step(Ahead):
     """One step: `take` the fact, then `settle` what follows from it."""
 
     def settle(self, event: Event) -> None:
@@ -155,6 +156,8 @@ class _Step(Facts):
             self.state = replace(self.state, relieved_at=self.state.now)
             yielders = ((relief.yielder(self.state, device), device, lack) for device, lack in shortages)
             found = next(((r, device, lack) for r, device, lack in yielders if r is not None), None)
+            if self.make_way_for_others(device for device, _ in shortages):
+                continue
             if found is None:
                 return
             resident, device, lack = found
@@ -198,6 +201,8 @@ class _Step(Facts):
         group = self.state.waiting[variant_id]
         wish = next((w.gpu_layers for w in group if w.gpu_layers is not None), None) if group.particular else None
         verdict = planner.decide(self.state, group, wish)
+        if self.make_way(group, verdict):
+            verdict = planner.decide(self.state, group, wish)
         match verdict:
             case planner.Go(plan, others):
                 self.say(Note(explain.placed(self.state, group, plan, others, self.state.next_resident)))
@@ -271,13 +276,7 @@ class _Step(Facts):
             # Only where it wants memory itself: pressure on one card is no reason to leave another idle.
             if not Footprint.of({d: held[d] + own[d] for d in own}).fits(self.state.budgets()):
                 continue
-            now = self.state.now
-            self.put(replace(resident.after(Trigger.ROOM_MADE), progress_at=now, started_at=now))
-            count = len(self.state.waiting.get(resident.variant.id, ()))
-            reason = f"{count} waiting; predicted " + ", ".join(
-                f"{format_bytes(size)} on {device}" for device, size in resident.predicted.parts
-            )
-            self.say(StartWorker(resident.id, resident.variant, resident.placement, reason))
+            self.begin(resident, f"{len(self.state.waiting.get(resident.variant.id, ()))} waiting")
 
 
 __all__ = ["MAX_TRIES", "ImpossibleFact", "step"]

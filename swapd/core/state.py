@@ -26,6 +26,7 @@ from swapd.core.model import (
 )
 from swapd.core.past import Past
 from swapd.core.resident import HOLDING, STAYING, Phase, Resident
+from swapd.core.succession import Succession
 from swapd.units import Bytes, Seconds, parse_share
 
 PRESSING: Final = 3.0
@@ -106,6 +107,12 @@ class State:
     yields: tuple[Yield, ...] = ()
     pasts: Mapping[VariantId, Past] = field(default_factory=dict)
     """Of every variant that was ever asked for."""
+    succession: Succession = field(default=Succession())
+    """Which model follows which."""
+    cached: Mapping[VariantId, float] = field(default_factory=dict)
+    """The share of models' files in the page cache, where and as it was seen last."""
+    reading: VariantId | None = None
+    """Whose file is read ahead now."""
     told: Mapping[VariantId, tuple[str, ...]] = field(default_factory=dict)
     """Of groups that wait: the last note about it in short, so that it is not written again and again."""
     left: Mapping[VariantId, Seconds] = field(default_factory=dict)
@@ -321,6 +328,13 @@ def violations(state: State) -> list[str]:
     for variant, group in state.waiting.items():
         wrong += [f"{w.request} waits with a lease" for w in group if w.request in state.leases]
         wrong += [f"{w.request} waits in the wrong group" for w in group if w.variant.id != variant]
+    if sum(r.is_foreseen and r.phase in STAYING for r in state.residents.values()) > 1:
+        wrong.append("more than one is loaded ahead")
+    wrong += [
+        f"{r.variant.name} has leases and counts as unused"
+        for r in state.residents.values()
+        if r.is_foreseen and state.leases_of(r.id)
+    ]
     if state.is_stopping and state.waiting:
         wrong.append("requests wait for a daemon that stops")
     return wrong

@@ -6,6 +6,7 @@ Used by `scheduler` alone, which decides; nothing here does.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from swapd.core import explain
 from swapd.core.group import Group, Waiting
@@ -17,6 +18,7 @@ from swapd.core.messages import (
     RefuseRequest,
     RevokeLease,
     SizePlacement,
+    StartWorker,
     StopWorker,
 )
 from swapd.core.model import Footprint, Placement, RequestId, ResidentId, Variant, VariantId
@@ -24,6 +26,10 @@ from swapd.core.past import Past
 from swapd.core.resident import Cause, Phase, Resident, Retirement, Trigger
 from swapd.core.state import State
 from swapd.core.values import replace
+from swapd.units import Seconds, format_bytes
+
+KEPT: Final[Seconds] = 30.0
+"""A keep-alive shorter than this says that the model shall not stay where nobody uses it: nor is it loaded ahead."""
 
 
 class Turn:
@@ -42,20 +48,33 @@ class Turn:
             del residents[resident.id]
         self.state = replace(self.state, residents=residents)
 
-    def reserve(self, waiting: Waiting, place: Placement, need: Footprint, wanted_layers: int | None) -> None:
+    def reserve(self, waiting: Waiting, place: Placement, need: Footprint, wanted_layers: int | None) -> Resident:
         """Promise the need to a new resident of the variant that the request waits for."""
         now = self.state.now
         new = self.state.next_resident
         keep_alive = self.state.policy.keep_alive if waiting.owner_keep_alive is None else waiting.owner_keep_alive
         resident = Resident(new, waiting.variant, place, Phase.RESERVED, need, keep_alive, now, waiting.since, now)
-        self.put(replace(resident, wanted_layers=wanted_layers))
+        resident = replace(resident, wanted_layers=wanted_layers)
+        self.put(resident)
         self.state = replace(self.state, next_resident=ResidentId(new + 1))
+        return resident
+
+    def begin(self, resident: Resident, reason: str) -> None:
+        """Start the worker of a reserved one."""
+        now = self.state.now
+        self.put(replace(resident.after(Trigger.ROOM_MADE), progress_at=now, started_at=now))
+        predicted = ", ".join(f"{format_bytes(size)} on {device}" for device, size in resident.predicted.parts)
+        self.say(StartWorker(resident.id, resident.variant, resident.placement, f"{reason}; predicted {predicted}"))
 
     def retire(self, resident: Resident, cause: Cause, reason: str) -> None:
         resident = self.state.residents.get(resident.id, resident)
         self.say(Note(explain.retired(resident, reason)))
         after = replace(resident.after(Trigger.RETIRED), retired=Retirement(cause, reason))
         self.put(after)
+        if cause in (Cause.EXPIRED, Cause.STALLED):
+            self.waste(after)
+        if cause is Cause.EXPIRED and after.keep_alive < KEPT:
+            self.bar(after.variant.id)
         if after.phase is Phase.UNLOADING:
             self.memory_moved()
             self.say(StopWorker(after.id, reason))
@@ -100,6 +119,17 @@ class Turn:
 
     def remember(self, variant: VariantId, past: Past) -> None:
         self.state = replace(self.state, pasts={**self.state.pasts, variant: past})
+
+    def waste(self, resident: Resident) -> None:
+        """It goes; if it was loaded ahead, the next guess of that kind is made with less faith."""
+        if resident.expected_after is not None:
+            succession = self.state.succession.wasted(resident.expected_after, resident.variant.id)
+            self.state = replace(self.state, succession=succession)
+
+    def bar(self, variant: VariantId) -> None:
+        """Until it is asked for again nobody loads it ahead."""
+        succession = self.state.succession
+        self.state = replace(self.state, succession=replace(succession, barred=succession.barred | {variant}))
 
     def learn(self, variant: VariantId, place: Placement, lesson: Footprint) -> None:
         self.state = replace(self.state, lessons={**self.state.lessons, (variant, place): lesson})

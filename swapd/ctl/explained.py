@@ -23,6 +23,7 @@ _DID: Final = {
     "load": "loaded",
     "evict": "loaded, with others leaving",
     "offload": "loaded in part",
+    "prefetch": "loaded ahead, because it is likely to be asked for next",
     "wait": "has to wait",
     "refuse": "refused",
     "unload": "unloaded",

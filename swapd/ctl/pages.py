@@ -18,6 +18,14 @@ from swapd.units import Bytes, format_bytes, format_duration
 _HOST = "host"
 _NAMED = 3
 _STOPPING = ("draining", "unloading")
+_TIERS = {
+    "gpu": "on the GPU",
+    "split": "on the GPU and on the host",
+    "host": "on the host",
+    "warm": "warm: in the page cache",
+    "cold": "cold: on disk",
+    "-": "not loaded",
+}
 
 
 def ps(models: Sequence[Json], digests: Mapping[str, str], now: datetime) -> str:
@@ -38,11 +46,12 @@ def ls(models: Sequence[Json], now: datetime) -> str:
             model["quantization"] or "-",
             model["context"] or "-",
             model["state"] or "-",
+            tier(model),
             when(model["modified"], now),
         )
         for model in usable
     ]
-    page = table(("NAME", "ID", "SIZE", "QUANT", "CONTEXT", "STATE", "MODIFIED"), rows)
+    page = table(("NAME", "ID", "SIZE", "QUANT", "CONTEXT", "STATE", "TIER", "MODIFIED"), rows)
     if unusable:
         reasons = [(model["name"], model["path"], model["reason"]) for model in unusable]
         page += "\n\nCannot be used:\n" + table(("NAME", "PATH", "REASON"), reasons)
@@ -66,6 +75,7 @@ def show(model: Json, resident: Json | None, footprint: Json | None, now: dateti
             ("slots", model["slots"]),
             ("chat template", "the file's own" if model["template"] else "none in the file: a plain ChatML-like one"),
             ("pinned", "yes" if model["pinned"] else "no"),
+            ("weights", _TIERS.get(tier(model), f"{tier(model)}: in the page cache, the rest on disk")),
         ]
     else:
         facts.append(("cannot be used", model["reason"]))
@@ -115,9 +125,18 @@ def status(document: Json, address: str, now: datetime) -> str:
         count(counters["partial_offloads"], "partial offload"),
         f"{counters['oom_retries']} out of memory",
         count(counters["crashes"], "worker") + " crashed",
+        f"{count(counters['prefetches'], 'model')} loaded ahead ({counters['prefetch_hits']} used)",
     )
     blocks.append(f"Since the start: {', '.join(told)}.")
     return "\n\n".join(blocks)
+
+
+def tier(model: Json) -> str:
+    """Where the weights are: `gpu`, `split`, `host`; of one that is not loaded `warm`, `cold`, or `37% warm`."""
+    share = model["cached"]
+    if model["state"] is None and share is not None and 0.05 <= share < 0.95:
+        return f"{share:.0%} warm"
+    return model["tier"] or "-"
 
 
 def loaded(resident: Json) -> str:
@@ -179,8 +198,9 @@ def _resident_row(model: Json, short_id: str, now: datetime) -> tuple[object, ..
 
 
 def _resident_facts(resident: Json, now: datetime) -> list[tuple[str, object]]:
+    state = f"{resident['state']}, loaded ahead and not used yet" if resident["prefetched"] else resident["state"]
     facts: list[tuple[str, object]] = [
-        ("state", resident["state"]),
+        ("state", state),
         ("placement", foreseen.layers(resident)),
         ("slots", f"{_slots(resident)}, {resident['slots_busy']} busy"),
         ("worker", f"pid {resident['pid']}" if resident["pid"] else "-"),
@@ -189,7 +209,9 @@ def _resident_facts(resident: Json, now: datetime) -> list[tuple[str, object]]:
     ]
     if resident["loaded_at"] is not None:
         took = format_duration(resident["load_s"])
-        facts.insert(1, ("loaded", f"{when(resident['loaded_at'], now)}, in {took}"))
+        where = {"cold": " from disk", "warm": " from the page cache", "host": " from host memory"}
+        source = where.get(resident["loaded_from"], "")
+        facts.insert(1, ("loaded", f"{when(resident['loaded_at'], now)}, in {took}{source}"))
     return facts
 
 

@@ -30,24 +30,28 @@ from swapd.core.messages import (
     RevokeLease,
     SizePlacement,
     StartWorker,
+    StopWarming,
     StopWorker,
     TimerFired,
+    WarmFile,
     WorkerDied,
     WorkerGone,
     WorkerLoaded,
 )
-from swapd.core.model import Device, Footprint, Placement, RequestId, ResidentId
+from swapd.core.model import Device, Footprint, Placement, RequestId, ResidentId, Tier
 from swapd.core.resident import Phase
 from swapd.core.scheduler import step
 from swapd.core.state import State
 from swapd.errors import WorkerFailed
 from swapd.runtime.health import Health
 from swapd.runtime.journal import Journal
-from swapd.runtime.ports import Clock, Lessons, Memory, Sizes, Workers
+from swapd.runtime.ports import Clock, Files, Lessons, Memory, Sizes, Workers
 from swapd.runtime.settling import Settling
+from swapd.runtime.warmth import Warmth
 from swapd.units import Seconds, Tokens
 
 WATCH_EVERY: Final[Seconds] = 1.0
+FILES_EVERY: Final[Seconds] = 15.0
 SETTLE_LIMIT: Final[Seconds] = 5.0
 """How long an ended worker's memory may take to be seen free before the budget is simply smaller."""
 SIZER: Final = ResidentId(0)
@@ -69,6 +73,8 @@ class Record:
     """What one resident has done: for people, not for decisions."""
 
     load_s: Seconds = 0.0
+    tier: Tier | None = None
+    """Where its weights were when it was loaded; None: not known."""
     requests: int = 0
     tokens: Tokens = 0
     restored: Tokens = 0
@@ -82,6 +88,7 @@ class Engine:
         sizes: Sizes,
         memory: Memory,
         lessons: Lessons,
+        files: Files,
         clock: Clock,
         policy: Policy,
         journal: Journal,
@@ -102,6 +109,7 @@ class Engine:
         self._tasks = asyncio.TaskGroup()
         self._measuring = asyncio.Lock()
         self._health = Health(clock)
+        self.warmth = Warmth(files, clock, self.post, self.spawn)
         workers.notify_deaths(self._worker_died)
 
     async def run(self, started: Callable[[], None]) -> None:
@@ -110,10 +118,12 @@ class Engine:
             async with self._tasks:
                 self.is_running = True
                 self._tasks.create_task(self._watch(), name="watch memory")
+                self._tasks.create_task(self._watch_files(), name="watch files")
                 started()
                 await self._loop.create_future()
         finally:
             self.is_running = False
+            self.warmth.close()
             if self._timer is not None:
                 self._timer.cancel()
 
@@ -183,12 +193,27 @@ class Engine:
         self.state, commands = step(before, event)
         self.journal.record(before, event, self.state, commands)
         self._keep_lessons(before)
+        self._look_at_file(before, event)
         if any(not isinstance(command, MeasureMemory | Note) for command in commands):
             self._health.moved()
         for command in commands:
             self._perform(command)
 
+    def _look_at_file(self, before: State, event: Event) -> None:
+        """Of who may be loaded soon, and of who has just left."""
+        match event:
+            case RequestArrived(variant=variant) if self.state.staying(variant.id) is None:
+                self.warmth.look([variant])
+            case WorkerGone(resident=resident) if resident in before.residents:
+                self.warmth.look([before.residents[resident].variant])
+            case _:
+                pass
+
     def _keep_lessons(self, before: State) -> None:
+        for variant, past in self.state.pasts.items() if self.state.pasts is not before.pasts else ():
+            known = before.pasts.get(variant)
+            if past.loads and (known is None or known.loads is not past.loads):
+                self._lessons.learn_loads(variant, past.loads)
         build = self._workers.build()
         if build is None:
             return
@@ -219,6 +244,10 @@ class Engine:
                     waiter.set_exception(Refused(command))
             case RevokeLease(request):
                 self._revoked[request] = command
+            case WarmFile():
+                self.warmth.warm(command)
+            case StopWarming():
+                self.warmth.stop()
             case Note():
                 pass  # the journal keeps notes
             case _:
@@ -231,11 +260,13 @@ class Engine:
         def progressed(fraction: float) -> None:
             self.post(LoadProgressed(self._clock(), resident, fraction))
 
+        need = self.state.residents[resident].footprint
+        cached = await self.warmth.share_before_load(command.variant)
         if command.placement.devices:
-            await self._release_sizer(self.state.residents[resident].footprint)
-            meanwhile = self.state.residents.get(resident)
-            if meanwhile is None or meanwhile.phase is not Phase.LOADING:
-                return  # stopped before there was a process to stop
+            await self._release_sizer(need)
+        meanwhile = self.state.residents.get(resident)
+        if meanwhile is None or meanwhile.phase is not Phase.LOADING:
+            return  # stopped before there was a process to stop
         try:
             await self._workers.start(
                 resident, command.variant, command.placement, self._pci(command.placement), progressed
@@ -243,8 +274,9 @@ class Engine:
         except WorkerFailed as failure:
             self._worker_died(resident, failure)
         else:
-            self.records[resident] = Record(load_s=self._clock() - began)
-            self.post(WorkerLoaded(self._clock(), resident))
+            record = self.records[resident] = Record(load_s=self._clock() - began)
+            self.post(WorkerLoaded(self._clock(), resident, cached))
+            record.tier = self.state.residents[resident].tier if resident in self.state.residents else None
             self.post(MeasurementDue(self._clock()))  # what it really took: shown, and promised from now on
 
     async def _size(self, command: SizePlacement) -> None:
@@ -294,6 +326,14 @@ class Engine:
         while True:
             self.post(MeasurementDue(self._clock()))
             await asyncio.sleep(WATCH_EVERY)
+
+    async def _watch_files(self) -> None:
+        """Others read files too, and the kernel forgets."""
+        while True:
+            await asyncio.sleep(FILES_EVERY)
+            residents = {resident.variant.id for resident in self.state.residents.values()}
+            habits = self.state.succession.habits
+            self.warmth.look(habit.variant for variant, habit in habits.items() if variant not in residents)
 
     async def _measure(self) -> None:
         devices = await self._read()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self, assert_never
 
@@ -18,6 +18,7 @@ import structlog
 from swapd import generation
 from swapd.core import queueing
 from swapd.core.messages import (
+    CatalogChanged,
     PinsChanged,
     Refusal,
     RefuseRequest,
@@ -346,6 +347,8 @@ class Gateway:
     def _tell_pins(self) -> None:
         pins = {m.variant.id for m in self._catalog.models() if m.variant is not None and self.is_pinned(m)}
         self._engine.post(PinsChanged(self._engine.now(), frozenset(pins)))
+        known = frozenset(m.variant.id for m in self._catalog.models() if m.variant is not None)
+        self._engine.post(CatalogChanged(self._engine.now(), known))
 
     # --- memory
 
@@ -377,6 +380,12 @@ class Gateway:
         return await foresight.wait_document(self._engine, await self.find(name))
 
     # --- to show
+
+    async def cached(self) -> Mapping[str, float]:
+        """Of which models how much of the files is in the page cache, by name, from 0 to 1; others: not known."""
+        usable = {model.name: model.variant for model in self.models() if model.variant is not None}
+        shares = await self._engine.warmth.shares(usable.values())
+        return {name: shares[variant.id] for name, variant in usable.items() if variant.id in shares}
 
     def residents(self) -> tuple[ResidentStatus, ...]:
         return tuple(self._show.resident(resident) for resident in self._engine.state.residents.values())

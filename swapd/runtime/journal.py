@@ -25,7 +25,9 @@ from swapd.core.messages import (
     RevokeLease,
     SizePlacement,
     StartWorker,
+    StopWarming,
     StopWorker,
+    WarmFile,
     WorkerDied,
     WorkerGone,
     WorkerLoaded,
@@ -70,7 +72,9 @@ class Journal:
         self.decisions: deque[Decided] = deque(maxlen=KEPT)
         self.happenings = Happenings()
         self.counters: Counter[str] = Counter()
-        """loads, evictions, partial_offloads, oom_retries, crashes: as `/swapd/status` shows them."""
+        """loads, evictions, partial_offloads, oom_retries, crashes, prefetches, prefetch_hits, prefetches_wasted: as
+        `/swapd/status` shows them.
+        """
         self.measures = Measures()
         self._steps = 0
 
@@ -91,22 +95,29 @@ class Journal:
         if isinstance(event, WorkerDied) and event.resident in before.residents:
             self._count_death(event, before.residents[event.resident])
         if isinstance(event, WorkerLoaded) and event.resident in after.residents:
-            name = after.residents[event.resident].variant.name
-            log.info("loaded", event_id=self._steps, model=name)
-            self._tell("loaded", model=name, resident=event.resident)
-            self._measure_load(after.residents[event.resident])
+            self._tell_loaded(after.residents[event.resident])
         if isinstance(event, WorkerGone) and event.resident in before.residents:
+            self.counters["prefetches_wasted"] += before.residents[event.resident].is_foreseen
             self._tell("gone", model=before.residents[event.resident].variant.name, resident=event.resident)
         if isinstance(event, RequestArrived):
+            there = before.staying(event.variant.id)
+            self.counters["prefetch_hits"] += there is not None and there.is_foreseen
             self._tell("request", model=event.variant.name, request=event.request)
         for command in commands:
             self._commit(command, before, after)
         if self._recorder is not None:
             self._recorder.record(event, after, commands)
 
-    def _measure_load(self, resident: Resident) -> None:
-        if resident.started_at is not None and resident.loaded_at is not None:
-            self.measures.loaded(resident.variant.name, "unknown", resident.loaded_at - resident.started_at)
+    def _tell_loaded(self, resident: Resident) -> None:
+        """From where its weights came, and how long that took: what a metric of loads is made of."""
+        began, ended = resident.started_at, resident.loaded_at
+        if began is None or ended is None:
+            return
+        tier = str(resident.tier or "unknown")
+        self.measures.loaded(resident.variant.name, tier, ended - began)
+        facts = {"model": resident.variant.name, "tier": tier, "seconds": ended - began}
+        log.info("loaded", event_id=self._steps, **facts)
+        self._tell("loaded", resident=resident.id, **facts)
 
     def _count_death(self, event: WorkerDied, resident: Resident) -> None:
         self.counters["oom_retries" if event.death is Death.OUT_OF_MEMORY else "crashes"] += 1
@@ -120,6 +131,7 @@ class Journal:
         match command:
             case StartWorker(resident, variant, placement, reason):
                 self.counters["loads"] += 1
+                self.counters["prefetches"] += after.residents[resident].is_foreseen
                 self.counters["partial_offloads"] += 0 < placement.gpu_layers < placement.layers
                 log.info("load", event_id=step, model=variant.name, resident=resident, on=str(placement), reason=reason)
                 self._tell("load", model=variant.name, resident=resident, placement=str(placement), reason=reason)
@@ -146,7 +158,10 @@ class Journal:
             case Note(decision):
                 self.decisions.append(Decided(step, datetime.now(UTC), decision))
                 self._tell("decision", model=decision.model, choice=str(decision.choice), reason=decision.reason)
-            case MeasureMemory():
+            case WarmFile(variant, size, reason):
+                log.info("read ahead", event_id=step, model=variant.name, bytes=size, reason=reason)
+                self._tell("read ahead", model=variant.name, bytes=size, reason=reason)
+            case MeasureMemory() | StopWarming():
                 pass
 
     def _tell(self, kind: str, **facts: object) -> None:

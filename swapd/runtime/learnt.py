@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import os
 import threading
 from collections.abc import Collection, Iterator, Mapping
@@ -18,7 +19,7 @@ from typing import Annotated, Any, Final, Self, TypeAlias
 import msgspec
 import structlog
 
-from swapd.core.model import Device, DeviceId, DeviceKind, Footprint, Placement, VariantId
+from swapd.core.model import Device, DeviceId, DeviceKind, Footprint, Placement, Tier, VariantId
 from swapd.core.state import Measurement
 from swapd.units import Bytes, MiB, Seconds
 
@@ -55,6 +56,7 @@ class _File(msgspec.Struct):
     overheads: dict[str, dict[str, Size]] = {}  # by build
     beside: dict[str, _Beside] = {}  # by `key`, where there is a lesson
     cards: dict[str, str] = {}  # by device, what it was when this was learnt
+    loads: dict[str, dict[str, float]] = {}  # by variant, seconds by tier, least recently loaded first
 
 
 class _Head(msgspec.Struct):
@@ -79,6 +81,7 @@ class Learnt:
         self._overheads: dict[str, dict[str, Bytes]] = {}
         self._beside: dict[str, _Beside] = {}
         self._cards: dict[str, str] = {}
+        self._loads: dict[str, dict[str, Seconds]] = {}
         self._news = asyncio.Event()
         self._writing = threading.Lock()
         self._is_failing = False
@@ -113,6 +116,7 @@ class Learnt:
             if file is not None:
                 self._lessons, self._overheads = file.lessons, file.overheads
                 self._beside, self._cards = file.beside, file.cards
+                self._loads = file.loads
                 self._forget()
         return self._lessons
 
@@ -151,6 +155,23 @@ class Learnt:
         wanted = frozenset(variants)
         known = {name: each.floor for name, each in self._in_order() if each.floor}
         return tuple(floor for floor in _told(known, build) if floor[0] in wanted)
+
+    def loads(self, variants: Collection[VariantId]) -> tuple[tuple[VariantId, Tier, Seconds], ...]:
+        """How long loads took, by where the weights were."""
+        tiers = {str(tier): tier for tier in Tier}
+        return tuple(
+            (variant, tiers[tier], seconds)
+            for variant in variants
+            for tier, seconds in self._loads.get(variant, {}).items()
+            if tier in tiers and 0 < seconds < math.inf
+        )
+
+    def learn_loads(self, variant: VariantId, loads: Mapping[Tier, Seconds]) -> None:
+        self._loads.pop(variant, None)
+        self._loads[variant] = {str(tier): round(seconds, 3) for tier, seconds in loads.items()}
+        while len(self._loads) > MOST:
+            del self._loads[next(iter(self._loads))]
+        self._news.set()
 
     def overheads(self, build: str) -> Mapping[DeviceId, Bytes]:
         """What a process takes on each device besides."""
@@ -207,7 +228,7 @@ class Learnt:
         """Whole or not at all. Two at a time take turns, and each writes the newest."""
         with self._writing:
             known = dict(self._lessons), dict(self._overheads), dict(self._beside), dict(self._cards)
-            content = msgspec.json.encode(_File(KIND, VERSION, *known))
+            content = msgspec.json.encode(_File(KIND, VERSION, *known, dict(self._loads)))
             try:
                 _replace(self._path, content)
             except OSError as error:

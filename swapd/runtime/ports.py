@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Protocol
 
-from swapd.core.model import Device, DeviceId, Footprint, Placement, ResidentId, Variant, VariantId
+from swapd.core.model import Device, DeviceId, Footprint, Placement, ResidentId, Tier, Variant, VariantId
 from swapd.core.state import Measurement
 from swapd.errors import WorkerFailed
 from swapd.generation import Chunk, Ending, GenerationRequest
 from swapd.questions import Question, Reply, VocabularyQuestion
 from swapd.served import Model
-from swapd.units import Bytes
+from swapd.units import Bytes, Seconds
 
 
 class Workers(Protocol):
@@ -83,6 +83,18 @@ class Lessons(Protocol):
     ) -> None: ...
 
     def learn_overheads(self, build: str, overheads: Mapping[DeviceId, Bytes]) -> None: ...
+
+    def learn_loads(self, variant: VariantId, loads: Mapping[Tier, Seconds]) -> None: ...
+
+
+class Files(Protocol):
+    """Model files in the kernel's page cache. Blocks: called in threads."""
+
+    def share(self, path: str) -> float | None:
+        """Of all files of the model whose first one this is, from 0 to 1; None: not known."""
+
+    def read(self, path: str, size: Bytes, is_wanted: Callable[[], bool]) -> None:
+        """Have so much of them in the page cache, from the start; ends when it is not wanted. Raises OSError."""
 
 
 class Memory(Protocol):

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from swapd import __version__
 from swapd.core import queueing
-from swapd.core.model import Device, DeviceId, DeviceKind, Footprint
+from swapd.core.model import Device, DeviceId, DeviceKind, Footprint, Placement
 from swapd.core.resident import Phase, Resident
 from swapd.runtime.engine import Engine, Record
 from swapd.runtime.ports import Workers
@@ -42,6 +42,12 @@ class ResidentStatus:
     expires_at: datetime | None
     is_forever: bool
     load_s: Seconds
+    tier: str
+    """Where its weights are: "gpu", "split" or "host"."""
+    loaded_from: str | None
+    """Where they were before: "cold", "warm" or "host"; None: not known."""
+    is_prefetched: bool
+    """Loaded before anybody asked, and nobody has since."""
     progress: float
     requests: int
     tokens: Tokens
@@ -88,6 +94,9 @@ class Show:
             expires_at=self._wall(expires),
             is_forever=is_forever,
             load_s=record.load_s,
+            tier=tier(resident.placement),
+            loaded_from=None if resident.tier is None else str(resident.tier),
+            is_prefetched=resident.is_foreseen,
             progress=resident.progress,
             requests=record.requests,
             tokens=record.tokens,
@@ -98,14 +107,13 @@ class Show:
         """GET /swapd/status as contract.md gives it."""
         state = self._engine.state
         counters = self._engine.journal.counters
-        names = ("loads", "evictions", "partial_offloads", "oom_retries", "crashes")
         return {
             "version": __version__,
             "uptime_s": round(self._engine.now() - self._began, 3),
             "devices": [self._device(device) for device in state.devices],
             "models": [resident_document(self.resident(r)) for r in state.residents.values()],
             "queue": self.queue(),
-            "counters": {name: counters[name] for name in names},
+            "counters": {name: counters[name] for name in _COUNTERS},
         }
 
     def lent(self, device: DeviceId, size: Bytes, until: Seconds) -> dict[str, object]:
@@ -162,6 +170,16 @@ class Show:
         return datetime.now(UTC) + timedelta(seconds=at - self._engine.now())
 
 
+_COUNTERS = (
+    "loads",
+    "evictions",
+    "partial_offloads",
+    "oom_retries",
+    "crashes",
+    "prefetches",
+    "prefetch_hits",
+    "prefetches_wasted",
+)
 _STATES = {
     Phase.RESERVED: "loading",
     Phase.LOADING: "loading",
@@ -189,11 +207,19 @@ def resident_document(status: ResidentStatus) -> dict[str, object]:
         "last_used": rfc3339(status.last_used),
         "expires_at": rfc3339(status.expires_at),
         "load_s": round(status.load_s, 3),
+        "tier": status.tier,
+        "loaded_from": status.loaded_from,
+        "prefetched": status.is_prefetched,
         "progress": round(status.progress, 3),
         "requests": status.requests,
         "tokens": status.tokens,
         "restored": status.restored,
     }
+
+
+def tier(place: Placement) -> str:
+    """Where the weights of one so placed are."""
+    return "host" if place.gpu_layers <= 0 else "gpu" if place.share >= 1 else "split"
 
 
 def _by_device(footprint: Footprint) -> dict[str, Bytes]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from swapd.core.messages import (
     Command,
     Event,
+    FileWarmed,
     GrantLease,
     LoadProgressed,
     MeasureMemory,
@@ -19,13 +20,16 @@ from swapd.core.messages import (
     PolicyChanged,
     Refusal,
     RefuseRequest,
+    RequestArrived,
     RequestEnded,
     RevokeLease,
     SizePlacement,
     StartWorker,
     StopRequested,
+    StopWarming,
     StopWorker,
     UnloadRequested,
+    WarmFile,
     WorkerDied,
     WorkerGone,
     WorkerLoaded,
@@ -33,14 +37,14 @@ from swapd.core.messages import (
 )
 from swapd.core.model import HOST, DeviceId, RequestId
 from swapd.errors import Death
-from swapd.sim.reasons import Reasons
+from swapd.sim.guesses import Guesses
 from swapd.sim.records import NEARLY, Answer, Ask, Process, Wish
 from swapd.units import Bytes
 
 OURS = "swapd/"
 
 
-class Books(Reasons):
+class Books(Guesses):
     """Facts are entered before the core hears them, orders as it gives them; then the step is closed."""
 
     # --- facts
@@ -49,13 +53,18 @@ class Books(Reasons):
         """`taken`: with MemoryMeasured, what was not ours on each device when it was measured."""
         self.now = self.memory.now = event.at
         self.story.append((event.at, event))
+        self.is_clear = False
         match event:
+            case RequestArrived():
+                self.asked(event)
+            case FileWarmed():
+                self.reading = None
             case RequestEnded():
                 self._ended(event.request)
             case UnloadRequested():
                 self._unload(event)
             case PinsChanged():
-                self.pins = event.pins
+                self.pinned(event.pins)
             case PolicyChanged():
                 self.policy, self.is_bent = event.policy, True
                 self.memory.policy = event.policy
@@ -105,7 +114,10 @@ class Books(Reasons):
         stale = frozenset(d.id for d in event.devices if d.is_stale)
         is_ending = any(p.is_stopped and not p.is_gone for p in self.processes.values())
         self.memory.measured(taken, stale, is_outdated=is_outdated, is_ending=is_ending)
-        is_hidden = not self.memory.names_processes and any(not p.is_ready for p in self.staying())
+        self.is_clear = not is_outdated
+        self.host_free = next(d.free for d in event.devices if d.id == HOST)
+        is_loading = any(not p.is_ready and not p.is_gone for p in self.processes.values())  # or died of it
+        is_hidden = not self.memory.names_processes and is_loading
         if is_outdated or is_hidden or any(p.is_underrated for p in self.processes.values()):
             return
         staying = [p for p in self.staying() if not p.may_drain]
@@ -165,6 +177,12 @@ class Books(Reasons):
                 self._stop(command)
             case Note():
                 pass
+            case WarmFile():
+                self.check_reading(command)
+            case StopWarming():
+                if self.reading is None:
+                    raise self.broken("stops reading ahead, and nobody does")
+                self.reading = None
             case MeasureMemory():
                 if self.is_measuring:
                     raise self.broken("measures twice at once")
@@ -189,6 +207,7 @@ class Books(Reasons):
         if p is None or not p.is_ready or not p.stays or self.is_stopping:
             raise self.broken(f"granted {command.request} a resident that is not there")
         p.used_at, p.keep_least, p.keep_most = wish.used_at, wish.keep_least, wish.keep_most
+        p.may_be_guess = p.is_guess = False
 
     def _grant(self, command: GrantLease) -> None:
         ask = self.asks.get(command.request)
@@ -264,8 +283,12 @@ class Books(Reasons):
         if command.resident in self.used_ids:
             raise self.broken(f"resident id {command.resident} used again")
         wish = self.wishes.get(new.variant)
-        if self.is_stopping or not (self.waiting(new.variant) or wish):
-            raise self.broken(f"started a worker of {new.variant} for nobody")
+        if self.is_stopping:
+            raise self.broken(f"started a worker of {new.variant} for a daemon that stops")
+        if not self.waiting(new.variant):
+            if not wish:
+                self.check_guess(new)
+            new.may_be_guess, new.is_guess = True, not wish
         if self.memory.stale & set(new.placement.devices):
             raise self.broken("started a worker on a card whose driver does not answer")
         if (new.variant, new.placement) not in self.sized and new.variant not in self.guessed:
@@ -285,6 +308,7 @@ class Books(Reasons):
         old = [k for at, k in self.keep_alives if at < low][-1:]
         possible = old + [k for at, k in self.keep_alives if at >= low]
         owned = {a.event.owner_keep_alive for a in self.waiting(new.variant)} - {None}
+        owned |= {self.memory.models[new.variant].owner_keep_alive} - {None} if new.may_be_guess else set()
         possible = [k for k in owned if k is not None] or possible
         new.keep_most = max(possible)
         new.keep_least = 0.0 if new.variant in self.told_off else min(possible)
@@ -330,6 +354,8 @@ class Books(Reasons):
             if is_idle and p.variant not in self.pins and p.used_at + p.keep_most <= self.now:
                 raise self.broken(f"worker {p.resident} of {p.variant} outlived its keep-alive")
         self._mark_pressed()
+        self.check_guesses()
+        self.check_disk()
         for ask in self.waiting():
             if server := self._free_server(ask):
                 raise self.broken(f"{ask.event.request} waits though worker {server.resident} has a free slot")

@@ -12,6 +12,8 @@ from typing import TypeAlias
 
 from swapd.core.messages import (
     Event,
+    FilesSeen,
+    FileWarmed,
     LoadProgressed,
     MeasurementDue,
     MemoryMeasured,
@@ -19,13 +21,15 @@ from swapd.core.messages import (
     Policy,
     SizePlacement,
     StartWorker,
+    WarmFile,
     WorkerDied,
     WorkerGone,
     WorkerLoaded,
 )
-from swapd.core.model import HOST, Device, DeviceId, DeviceKind, Footprint, ResidentId
+from swapd.core.model import HOST, Device, DeviceId, DeviceKind, Footprint, ResidentId, VariantId
 from swapd.errors import Death
 from swapd.sim.books import Books
+from swapd.sim.cache import PageCache
 from swapd.sim.memory import Memory
 from swapd.sim.records import Hardware, Model, Process
 from swapd.units import Bytes, Seconds
@@ -60,6 +64,9 @@ class Machine(ABC):
         memory.is_exact &= not is_lying and all(m.is_sizable for m in models)
         self.books = Books(memory, policy)
         self.hardware = memory.hardware
+        self.cache = PageCache({m.variant.id: m.variant.shape.weights for m in models})
+        self._reading = 0
+        """Which order to read ahead is the last one that nobody stopped."""
         self.foreign: dict[DeviceId, Bytes] = {h.id: 0 for h in hardware}
         self.stale: set[DeviceId] = set()
         """Cards whose driver does not answer."""
@@ -83,7 +90,34 @@ class Machine(ABC):
         self._is_watched = False
         if self.books.processes:
             self._tell(MeasurementDue(self.now))
+            if self.chance(3) == 0:
+                self._tell(FilesSeen(self.now, tuple((name, self.cache.share(name)) for name in self.models)))
             self._keep_watch()
+
+    def drop_files(self, variant: VariantId) -> None:
+        """Its file is in the page cache no more."""
+        self.cache.drop(variant)
+
+    def _free(self) -> Bytes:
+        return self.hardware[HOST].total - self.used(HOST)
+
+    def _warm(self, command: WarmFile) -> None:
+        self._reading += 1
+        number, parts = self._reading, 1 + self.chance(3)
+        self._later(self._delay(), lambda: self._read(command, number, 1, parts))
+
+    def _read(self, command: WarmFile, number: int, part: int, parts: int) -> None:
+        if number != self._reading:
+            return
+        variant = command.variant.id
+        self.cache.read(variant, command.size * part // parts, self._free())
+        if part < parts:
+            self._later(self._delay(), lambda: self._read(command, number, part + 1, parts))
+        else:
+            self._tell(FileWarmed(self.now, variant, None if self._goes_wrong() else self.cache.share(variant)))
+
+    def _stop_warming(self) -> None:
+        self._reading += 1
 
     def used(self, device: DeviceId) -> Bytes:
         return self.foreign[device] + sum(p.has.get(device, 0) for p in self.books.processes.values())
@@ -154,9 +188,10 @@ class Machine(ABC):
             d for d in self.excused if any(not p.is_ready and d in p.need for p in self.books.processes.values())
         }
         self._keep_watch()
+        process.cached = self.cache.share(process.variant)
         self.books.start(command, process)
         parts = 1 + self.chance(4)
-        self._later(self._delay(), lambda: self._load(process, 1, parts))
+        self._later(self._delay() + 1.0 - process.cached, lambda: self._load(process, 1, parts))
 
     def _is_underrated(self, command: StartWorker) -> bool:
         """Whether the core could not know what it takes: less was said, or it had to guess between two sizes."""
@@ -198,7 +233,9 @@ class Machine(ABC):
     def _loaded(self, process: Process) -> None:
         if not process.is_alive or (process.is_stopped and not self._goes_wrong()):
             return
-        self._tell_if_started(WorkerLoaded(self.now, process.resident))
+        self.cache.read(process.variant, self.models[process.variant].variant.shape.weights, self._free())
+        cached = None if self._goes_wrong() else process.cached
+        self._tell_if_started(WorkerLoaded(self.now, process.resident, cached))
         self._later(self._delay(), lambda: self._touch(process))
         if self._goes_wrong():
             self._later(self._delay(), lambda: self._tell_if_started(WorkerLoaded(self.now, process.resident)))
@@ -215,6 +252,7 @@ class Machine(ABC):
         """The process has so much from now on; False: there is not enough, and nothing changed. Raises Broken."""
         if self.used(device) - process.has.get(device, 0) + size <= self.hardware[device].total:
             process.has[device] = size
+            self.cache.squeeze(self._free())
             return True
         if (
             device not in self.excused

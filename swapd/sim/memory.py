@@ -114,6 +114,21 @@ class Memory:
         places = [Placement((card,), layers, layers, 512) for card in self.cards]
         return any(self._fits(p.variant, place, room, surely=True) for place in places)
 
+    def could_be_beside(self, variant: VariantId, layers: int | None, beside: Iterable[Process]) -> bool:
+        """Whether all of it, or so many layers, might fit on one card (or on the host) beside these."""
+        used = tuple(beside)
+        room = {d: self.most(d, surely=True) - sum(p.need.get(d, 0) for p in used) for d in self.hardware}
+        shape, owner = self.models[variant].variant.shape, self.models[variant].variant.gpu_layers
+        fixed = layers if layers is not None else owner
+        count = min(shape.offloadable if fixed is None else fixed, shape.offloadable)
+        places = [Placement((card,), count, shape.offloadable, 512) for card in self.cards]
+        places = places if places and count else [Placement((), 0, shape.offloadable, 512)]
+        return any(self._fits(variant, place, room, surely=False) for place in places)
+
+    def has_no_card(self, variant: VariantId) -> bool:
+        """Its owner wants none of it on a card, where there is one."""
+        return bool(self.cards) and self.models[variant].variant.gpu_layers == 0
+
     def _fits(self, variant: VariantId, place: Placement, room: Mapping[DeviceId, Bytes], *, surely: bool) -> bool:
         model = self.models[variant]
         guess = arithmetic(model.variant, place)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 
 from swapd.core.messages import Overflow, Policy, Ranking
@@ -20,7 +21,7 @@ CALM: Seconds = 5.0
 """So long after a shortage nobody is placed better."""
 
 
-class Reasons:
+class Reasons(ABC):
     def __init__(self, memory: Memory, policy: Policy) -> None:
         self.now: Seconds = 0.0
         self.memory = memory
@@ -86,7 +87,7 @@ class Reasons:
     # --- leaving
 
     def _may_stop(self, p: Process) -> bool:
-        if self.is_stopping or p.must_leave:
+        if self.is_stopping or p.must_leave or (p.may_be_guess and self.may_stop_guess(p)):
             return True
         if not p.is_ready:
             stalled = self.now - p.progress_at >= self.policy.load_timeout - NEARLY
@@ -101,6 +102,10 @@ class Reasons:
         if has_expired or self._is_pressed(p) or self._may_be_promoted(p) or self._may_be_outgrown(p):
             return True
         return self._helps(p)
+
+    @abstractmethod
+    def may_stop_guess(self, p: Process) -> bool:
+        """Whether one that nobody has asked for has a reason to go."""
 
     def _load_failed(self, variant: VariantId, death: Death) -> None:
         for ask in self.waiting(variant):
@@ -122,7 +127,8 @@ class Reasons:
     def _is_pressed(self, p: Process) -> bool:
         """Whether it is the first to leave a device that is short by the last measurement."""
         staying = self.staying()
-        idle = [o for o in staying if self.is_idle(o) and o.variant not in self.pins and o.used_at < p.used_at]
+        idle = [o for o in staying if self.is_idle(o) and o.variant not in self.pins]
+        idle = [o for o in idle if (not o.is_guess, o.used_at) < (not p.is_guess, p.used_at)]
         return p.variant not in self.pins and any(
             self.memory.is_short(d, staying, surely=False) and not any(o.need.get(d) for o in idle)
             for d, size in p.need.items()
@@ -179,7 +185,7 @@ class Reasons:
             if there and self.memory.is_short(device, self.staying(), surely=True):
                 raise self.broken(f"at rest {device} is short, and {there[0].variant} stays there")
         for p in ready:
-            others = [o for o in self.processes.values() if o is not p]
+            others = [o for o in self.processes.values() if o is not p and not o.is_guess]
             is_partial = p.placement.share < 0.85 and not self._was_fixed(p.variant)
             could = is_partial and self._may_be_promoted(p) and p.variant not in self.guessed
             if could and self.memory.is_exact and self.memory.could_be_whole(p, others):

@@ -93,6 +93,12 @@ class Process:
     may_drain: bool = False
     """At some time somebody overdue or other programs were right to want its room, or other layers were wanted."""
     leases: set[RequestId] = field(default_factory=set)
+    is_guess: bool = False
+    """Started though nobody waited for it, and not asked for since; not by a wish of our own."""
+    may_be_guess: bool = False
+    """Or by one: until it is answered these books cannot tell."""
+    cached: float = 0.0
+    """Of its file, when it was started."""
 
     @property
     def stays(self) -> bool:

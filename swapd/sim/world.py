@@ -27,10 +27,12 @@ from swapd.core.messages import (
     SizePlacement,
     StartWorker,
     StopRequested,
+    StopWarming,
     StopWorker,
     TimerFired,
     UnloadRequested,
     Usage,
+    WarmFile,
     YieldRequested,
 )
 from swapd.core.model import DeviceId, RequestId, VariantId
@@ -109,6 +111,7 @@ class World(Machine):
         free = self.hardware[device].total - self.used(device)
         before = self.foreign[device]
         self.foreign[device] = max(0, before + min(size, free))
+        self.cache.squeeze(self._free())
         self._stir()
         if self.foreign[device] > before:
             self.excused.add(device)
@@ -173,6 +176,8 @@ class World(Machine):
             raise self.books.broken(f"at rest {', '.join(a.event.request for a in waiting)} still wait")
         if self.state.waiting or self.state.sizing:
             raise self.books.broken("at rest a wish of our own still waits")
+        if self.books.reading is not None or self.state.reading is not None:
+            raise self.books.broken("at rest and reading ahead")
         if self.books.is_measuring or self.state.is_measuring:
             raise self.books.broken("at rest and measuring")
         self.books.check_rest()
@@ -250,6 +255,10 @@ class World(Machine):
                 self._later(self._delay() / 10, self._measure)
             case Note():
                 pass
+            case WarmFile():
+                self._warm(command)
+            case StopWarming():
+                self._stop_warming()
             case SizePlacement():
                 self._later(20.0 if self._goes_wrong() else self._delay(), lambda: self._size(command))
             case StartWorker():

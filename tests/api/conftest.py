@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeAlias, assert_never
@@ -323,11 +323,17 @@ class ScriptedGateway(Gateway):
             expires_at=datetime(2026, 1, 1, 12, 6, tzinfo=UTC),
             is_forever=False,
             load_s=0.25,
+            tier="host",
+            loaded_from="warm",
+            is_prefetched=False,
             progress=1.0,
             requests=3,
             tokens=99,
         )
         return replace(status, **changes)  # type: ignore[arg-type]
+
+    async def cached(self) -> Mapping[str, float]:
+        return {"tiny": 1.0, "org/big:7b": 0.25}
 
     def residents(self) -> tuple[ResidentStatus, ...]:
         if self.loaded is not None:

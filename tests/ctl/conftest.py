@@ -45,6 +45,9 @@ RESIDENT: Json = {
     "last_used": "2026-01-01T11:59:00Z",
     "expires_at": "2026-01-01T12:04:30Z",
     "load_s": 0.35,
+    "tier": "gpu",
+    "loaded_from": "warm",
+    "prefetched": False,
     "progress": 1.0,
     "requests": 12,
     "tokens": 3400,
@@ -71,7 +74,16 @@ STATUS: Json = {
     "queue": [
         {"request": "r-7", "model": "gemma", "since": "2026-01-01T11:59:58Z", "position": 1, "reason": "no room yet"}
     ],
-    "counters": {"loads": 12, "evictions": 3, "partial_offloads": 0, "oom_retries": 0, "crashes": 1},
+    "counters": {
+        "loads": 12,
+        "evictions": 3,
+        "partial_offloads": 0,
+        "oom_retries": 0,
+        "crashes": 1,
+        "prefetches": 2,
+        "prefetch_hits": 1,
+        "prefetches_wasted": 1,
+    },
 }
 MODEL: Json = {
     "name": "smollm2-135m",
@@ -80,6 +92,8 @@ MODEL: Json = {
     "size": 98 * 2**20,
     "modified": "2025-12-30T12:00:00Z",
     "state": "ready",
+    "tier": "gpu",
+    "cached": 1.0,
     "usable": True,
     "reason": "",
     "context": 4096,
@@ -99,7 +113,15 @@ BROKEN: Json = MODEL | {
     "usable": False,
     "reason": "the file ends too early",
 }
-GEMMA: Json = MODEL | {"name": "gemma", "aliases": [], "path": "/models/gemma.gguf", "state": None, "template": False}
+GEMMA: Json = MODEL | {
+    "name": "gemma",
+    "aliases": [],
+    "path": "/models/gemma.gguf",
+    "state": None,
+    "tier": "cold",
+    "cached": 0.37,
+    "template": False,
+}
 FORESEEN: Json = {
     "placement": "100% GPU",
     "gpu_layers": 31,

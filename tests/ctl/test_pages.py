@@ -68,9 +68,10 @@ def test_a_loading_resident_shows_its_prediction_and_how_far_it_is(script: type[
 
 def test_ls_lists_what_cannot_be_used_below_with_the_reason(script: type[Script]) -> None:
     usable, unusable = pages.ls([script.MODEL, script.BROKEN, script.GEMMA], NOW).split("\n\n")
-    assert usable.splitlines()[0].split() == ["NAME", "ID", "SIZE", "QUANT", "CONTEXT", "STATE", "MODIFIED"]
+    assert usable.splitlines()[0].split() == ["NAME", "ID", "SIZE", "QUANT", "CONTEXT", "STATE", "TIER", "MODIFIED"]
     assert "smollm2-135m    0123456789ab    98 MiB    Q4_1" in usable
     assert "2 days ago" in usable
+    assert "37% warm" in usable
     assert "broken" not in usable
     assert "the file ends too early" in unusable
 
@@ -79,6 +80,7 @@ def test_show_puts_the_prediction_beside_what_was_measured(script: type[Script])
     page = pages.show(script.MODEL, script.RESIDENT, script.FOOTPRINT, NOW)
     assert "the file's own" in page
     assert "100% GPU (31 of 31 layers on the GPU)" in page
+    assert "from the page cache" in page
     assert "llama, 135M parameters, Q4_1" in page
     assert "chat" in page
     first, this = page.index("Memory of this load"), page.index("Last measured")

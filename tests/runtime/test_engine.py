@@ -18,6 +18,7 @@ from swapd.core.model import (
     Placement,
     RequestId,
     ResidentId,
+    Tier,
     Variant,
     VariantId,
 )
@@ -27,7 +28,7 @@ from swapd.generation import Chunk, Ending, GenerationRequest
 from swapd.questions import Question, Reply
 from swapd.runtime.engine import SIZER, Engine, Refused
 from swapd.runtime.journal import Journal
-from swapd.units import Bytes, GiB, MiB
+from swapd.units import Bytes, GiB, MiB, Seconds
 from tests.core.builders import CARD, sized, variant
 
 A = variant("a")
@@ -114,9 +115,19 @@ class Ports:
     def learn_overheads(self, build: str, overheads: Mapping[DeviceId, Bytes]) -> None:
         pass
 
+    def learn_loads(self, variant: VariantId, loads: Mapping[Tier, Seconds]) -> None:
+        pass
+
+    # Files
+    def share(self, path: str) -> float | None:
+        return None
+
+    def read(self, path: str, size: Bytes, is_wanted: Callable[[], bool]) -> None:
+        raise AssertionError("nobody asks")
+
 
 async def begin(tasks: asyncio.TaskGroup, ports: Ports) -> tuple[Engine, asyncio.Task[None]]:
-    engine = Engine(ports, ports, ports, ports, asyncio.get_running_loop().time, Policy(), Journal())
+    engine = Engine(ports, ports, ports, ports, ports, asyncio.get_running_loop().time, Policy(), Journal())
     started = asyncio.Event()
     running = tasks.create_task(engine.run(started.set))
     await started.wait()

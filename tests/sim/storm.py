@@ -81,6 +81,8 @@ def world(chance: Chance, *, faults: int = 10) -> World:
         host_reserve=RESERVE,
         ranking=(Ranking.COST, Ranking.LRU)[chance(2)],
         overflow=(Overflow.AUTO, Overflow.EVICT, Overflow.OFFLOAD)[chance(3)],
+        prefetch=chance(3) > 0,
+        warm_cache=(None, None, UNIT, 0)[chance(4)],
     )
     return World(
         chance,
@@ -98,7 +100,7 @@ def blow(world: World, chance: Chance) -> None:
     names = tuple(world.models)
     name = names[chance(len(names))]
     devices = tuple(world.foreign)
-    match chance(37):
+    match chance(41):
         case 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8:
             keep = (None, None, None, None, 0.0, 1.3, 10.0, FOREVER)[chance(8)]
             hold = (0.0, 0.3, 1.0, 3.0, 10.0)[chance(5)]
@@ -135,7 +137,7 @@ def blow(world: World, chance: Chance) -> None:
                 case 2:
                     world.set_policy(vram_reserve=RESERVE * chance(3))
                 case 3:
-                    world.set_policy(max_queue=(1, 512)[chance(2)])
+                    world.set_policy(max_queue=(1, 512)[chance(2)], prefetch=chance(2) == 0)
                 case _:
                     world.set_policy(max_wait=(0.5, 5.0)[chance(2)], min_residency=(0.0, 1.0)[chance(2)])
         case 20:
@@ -146,8 +148,29 @@ def blow(world: World, chance: Chance) -> None:
             world.lend(chance(4) * UNIT, (1.0, 6.0, 20.0)[chance(3)])
         case 23 if world.faults and len(devices) > 1 and chance(2):
             world.blind(devices[0], is_stale=not world.stale)
+        case 27:
+            world.drop_files(name)
+        case 28 | 29 | 30:
+            pipeline(world, name, names[(names.index(name) + 1) % len(names)], chance)
         case _:
             world.run((0.01, 0.1, 0.3, 1.0, 3.0, 10.0)[chance(6)])
+
+
+def pipeline(world: World, first: VariantId, second: VariantId, chance: Chance) -> None:
+    """One after the other, again and again; then the second is lost, and the first asked once more."""
+    for _ in range(2 + chance(2)):
+        for name in (first, second):
+            world.ask(name, 0.3)
+            world.run((1.0, 3.0, 6.0)[chance(3)])
+    lost = [r for r, p in world.books.processes.items() if p.variant == second]
+    if lost and world.faults:
+        world.crash(lost[-1])
+    elif chance(2):
+        world.unload(second)
+        world.ask(second, 0.1, keep_alive=0.0)
+    world.run((1.0, 6.0)[chance(2)])
+    world.ask(first, (0.3, 3.0)[chance(2)])
+    world.run((0.3, 1.0, 2.0, 7.0)[chance(4)])
 
 
 def story(chance: Chance, length: int, *, faults: int = 10) -> World:

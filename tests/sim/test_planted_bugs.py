@@ -8,13 +8,15 @@ from random import Random
 
 import pytest
 
-from swapd.core import eviction, footprint, placement, planner, relief
+from swapd.core import eviction, footprint, foresee, placement, planner, relief
+from swapd.core.ahead import Ahead
 from swapd.core.group import Group, Waiting
 from swapd.core.messages import Event, MemoryMeasured, Overflow, RequestEnded, WorkerGone
-from swapd.core.model import Device, DeviceId, Footprint, ResidentId
+from swapd.core.model import Device, DeviceId, Footprint, Placement, ResidentId, Variant
 from swapd.core.resident import Cause, Phase, Resident
 from swapd.core.scheduler import _Step
 from swapd.core.state import State
+from swapd.core.succession import Habit
 from swapd.core.turn import Turn
 from swapd.sim.records import Broken
 from swapd.units import Bytes
@@ -199,6 +201,67 @@ def forgets_the_cpu(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(placement, "alone", lambda variant: ())
 
 
+def keeps_a_guess_in_the_way(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Ahead, "make_way", lambda self, group, verdict: False)
+
+
+def keeps_a_guess_that_loads(patch: pytest.MonkeyPatch) -> None:
+    is_in_the_way = foresee.is_in_the_way
+
+    def once_it_is_loaded(resident: Resident, verdict: planner.Verdict) -> bool:
+        return resident.phase is Phase.READY and is_in_the_way(resident, verdict)
+
+    patch.setattr(foresee, "is_in_the_way", once_it_is_loaded)
+
+
+def guesses_while_others_leave(patch: pytest.MonkeyPatch) -> None:
+    may_be_loaded = foresee.may_be_loaded
+
+    def whoever_leaves(state: State) -> Habit | None:
+        staying = {r.id: r for r in state.residents.values() if r.phase is Phase.READY}
+        return may_be_loaded(replace(state, residents=staying))
+
+    patch.setattr(foresee, "may_be_loaded", whoever_leaves)
+
+
+def guesses_what_was_never_a_habit(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(foresee, "LIKELY", 0.0)
+
+
+def evicts_for_a_guess(patch: pytest.MonkeyPatch) -> None:
+    loadable = foresee.loadable
+
+    def as_if_alone(state: State) -> tuple[Habit, Placement, Footprint] | None:
+        at_work = {r: state.residents[r] for r in state.leases.values()}
+        return loadable(replace(state, residents=at_work))
+
+    patch.setattr(foresee, "loadable", as_if_alone)
+
+
+def counts_a_guess_as_used(patch: pytest.MonkeyPatch) -> None:
+    """Then it is neither the first victim nor gone for whoever needs its room."""
+    patch.setattr(foresee, "unused", lambda state: None)
+
+
+def reads_ahead_while_others_load(patch: pytest.MonkeyPatch) -> None:
+    worth_reading = foresee.worth_reading
+
+    def whoever_loads(state: State) -> tuple[Variant, Bytes, str] | None:
+        there = {r.id: r for r in state.residents.values() if r.phase is not Phase.LOADING}
+        return worth_reading(replace(state, residents=there))
+
+    patch.setattr(foresee, "worth_reading", whoever_loads)
+
+
+def reads_ahead_into_the_reserve(patch: pytest.MonkeyPatch) -> None:
+    worth_reading = foresee.worth_reading
+    patch.setattr(
+        foresee,
+        "worth_reading",
+        lambda state: worth_reading(replace(state, policy=replace(state.policy, host_reserve=0))),
+    )
+
+
 def live(worlds: int) -> None:
     for seed in range(worlds):
         storm.story(Random(seed).randrange, 60)
@@ -229,6 +292,14 @@ def live(worlds: int) -> None:
         evicts_where_it_should_offload,
         loads_without_asking_what_it_takes,
         forgets_the_cpu,
+        keeps_a_guess_in_the_way,
+        keeps_a_guess_that_loads,
+        guesses_while_others_leave,
+        guesses_what_was_never_a_habit,
+        evicts_for_a_guess,
+        counts_a_guess_as_used,
+        reads_ahead_while_others_load,
+        reads_ahead_into_the_reserve,
     ],
     ids=lambda plant: plant.__name__,
 )
