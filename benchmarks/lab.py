@@ -89,7 +89,8 @@ def _text(days: Sequence[Day], small: Sequence[Day], found: _Found) -> Iterator[
     yield ""
     yield (
         "Made by `python -m benchmarks lab`: the core itself, beside how others decide re-created in"
-        f" `swapd/sim/lab/rivals.py`, on a simulated card of 24 GiB in virtual time. Hours in a day: {_HOURS:g}, generated after"
+        f" `swapd/sim/lab/rivals.py`, on a simulated card of 24 GiB in virtual time."
+        f" Hours in a day: {_HOURS:g}, generated after"
         " published statistics (`swapd/sim/lab/days.py`). As with the others, swapd's keep-alives do not"
         " end. Each cell: swaps, mean and"
         " longest wait (s), mean delay (s)."
