@@ -30,13 +30,27 @@ class FreeCores:
 
     def __call__(self, workers: Iterable[int]) -> float:
         """Cores, a fraction too, that processes other than this one and `workers` (by pid) left alone."""
-        now, busy = time.monotonic(), _busy()
-        used = {pid: _used(pid) for pid in (os.getpid(), *workers)}
-        elapsed = max(now - self._at, 1e-3)
-        ours = sum(seconds - self._used.get(pid, 0.0) for pid, seconds in used.items())
-        foreign = max(0.0, busy - self._busy - ours) / elapsed
-        self._at, self._busy, self._used = now, busy, used
+        at, busy, used = self._at, self._busy, self._used
+        self._look(workers)
+        ours = sum(seconds - used.get(pid, 0.0) for pid, seconds in self._used.items())
+        foreign = max(0.0, self._busy - busy - ours) / max(self._at - at, 1e-3)
         return max(0.0, self._total - foreign)
+
+    def at_once(self, workers: Iterable[int]) -> float:
+        """The same, by how many tasks want a core just now, while none of ours does; then the time starts anew."""
+        self._look(workers)
+        return max(0.0, float(self._total - _wanting()))
+
+    def _look(self, workers: Iterable[int]) -> None:
+        self._at, self._busy = time.monotonic(), _busy()
+        self._used = {pid: _used(pid) for pid in (os.getpid(), *workers)}
+
+
+def _wanting() -> int:
+    """Tasks of others that run or wait for a core at this moment."""
+    with open("/proc/loadavg", "rb") as file:
+        running = file.read().split()[3].partition(b"/")[0]
+    return max(0, int(running) - 1)  # one is this
 
 
 def _busy() -> Seconds:

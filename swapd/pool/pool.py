@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 import structlog
 
@@ -30,7 +30,7 @@ START: Final[Seconds] = 10.0
 """So long who asks for the cards waits for a spare that is starting."""
 ANSWER: Final[Seconds] = 1.0
 """So long a spare may take to tell what is free on them."""
-TOLERATED: Final = 0.4
+TOLERATED: Final = 0.7
 """Of one core: so much of it may others use before we leave it to them."""
 PING_EVERY: Final[Seconds] = 20.0
 SAVE: Final[Seconds] = 1.0
@@ -41,19 +41,29 @@ SILENCE: Final[Seconds] = 300.0
 log = structlog.get_logger("swapd.pool")
 
 
+class Cores(Protocol):
+    """How many cores, a fraction too, processes other than this one and `workers` (by pid) leave alone."""
+
+    def __call__(self, workers: Iterable[int]) -> float:
+        """Since the last look."""
+
+    def at_once(self, workers: Iterable[int]) -> float:
+        """At this moment, in which no worker computes; the next look is about the time from here on."""
+
+
 class Pool:
     """Use as an async context manager: leaving it ends every worker."""
 
-    def __init__(
-        self, threads: int, free_cores: Callable[[Iterable[int]], float], prompts: PromptStore | None = None
-    ) -> None:
-        """`threads` at most, fewer while other programs (all but these pids) use the cores.
+    def __init__(self, threads: int, cores: Cores, prompts: PromptStore | None = None) -> None:
+        """`threads` at most, fewer while other programs use the cores.
 
         `prompts`: where conversations are kept whose model leaves; None: nowhere.
         """
         self._prompts = prompts
         self._most_threads = self._threads = threads
-        self._free_cores = free_cores
+        self._cores = cores
+        self._seen_threads = threads
+        """What the last look at the cores would have given."""
         self._workers: dict[ResidentId, Worker] = {}
         self._loaded: set[ResidentId] = set()
         self._starting: dict[ResidentId, bool] = {}
@@ -260,6 +270,8 @@ class Pool:
 
     @contextlib.contextmanager
     def _computing(self, worker: Worker) -> Iterator[None]:
+        if not self._answering.total():  # who had the cores before need not have them now
+            self._threads = self._seen_threads = self._allowed(self._cores.at_once(self.pids().values()))
         self._answering[worker] += 1
         self._share_threads()
         try:
@@ -276,15 +288,16 @@ class Pool:
 
     async def _watch_cores(self) -> None:
         """Fewer threads at once when cores are taken; more when they have been free for two looks."""
-        last = self._most_threads
         while True:
             await asyncio.sleep(LOOK_EVERY)
-            free = self._free_cores(self.pids().values())
-            threads = min(self._most_threads, max(1, int(free + TOLERATED)))
-            steady, last = min(threads, last), threads
+            threads = self._allowed(self._cores(self.pids().values()))
+            steady, self._seen_threads = min(threads, self._seen_threads), threads
             if steady != self._threads:
                 self._threads = steady
                 self._share_threads()
+
+    def _allowed(self, free: float) -> int:
+        return min(self._most_threads, max(1, int(free + TOLERATED)))
 
     async def _watch(self) -> None:
         """Kill workers that hang: their death is then noticed as any other."""

@@ -54,6 +54,12 @@ class Slots:
     def is_busy(self) -> bool:
         return bool(self._waiting) or any(slot.answer for slot in self._slots)
 
+    @property
+    def is_brisk(self) -> bool:
+        """Whether the next step, if there is one, is short: nobody's prompt is in it, and all go on."""
+        answers = [slot.answer for slot in self._slots if slot.answer is not None]
+        return not self._waiting and bool(answers) and all(answer.answering is not None for answer in answers)
+
     def admit(self, request: GenerationRequest) -> None:
         """Queue it. Raises InvalidRequest, ContextLengthExceeded, AdapterUnusable."""
         self._adapters.find(request.adapter)

@@ -45,6 +45,11 @@ class Vectors:
     def is_busy(self) -> bool:
         return bool(self._jobs)
 
+    @property
+    def is_brisk(self) -> bool:
+        """Its steps are long."""
+        return False
+
     def admit(self, request: str, question: VectorQuestion) -> None:
         """Queue it. Raises InvalidRequest, ContextLengthExceeded."""
         texts = self._embeddable(question) if isinstance(question, Embed) else self._rankable(question)

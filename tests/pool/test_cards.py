@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -12,14 +12,11 @@ import pytest
 from swapd.core.model import DeviceId, Placement, ResidentId, Shape, Variant, VariantId
 from swapd.demo import models
 from swapd.errors import Death, WorkerFailed
+from swapd.host.cores import FreeCores
 from swapd.host.memory import MachineMemory
 from swapd.pool.pool import Pool
 from swapd.units import GiB, MiB
 from tests.softgpu.gpu import SoftGPU
-
-
-def free_cores(pids: Iterable[int]) -> float:
-    return 1.0
 
 
 @pytest.fixture
@@ -32,7 +29,7 @@ def gpu(soft_gpu: Callable[..., SoftGPU], monkeypatch: pytest.MonkeyPatch) -> So
 
 @pytest.fixture
 async def pool() -> AsyncIterator[Pool]:
-    async with Pool(1, free_cores) as pool:
+    async with Pool(1, FreeCores()) as pool:
         yield pool
 
 
