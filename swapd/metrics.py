@@ -7,6 +7,7 @@ many label values come.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
@@ -21,7 +22,7 @@ SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 
 Labels = tuple[str, ...]
 
 
-class _Metric:
+class _Metric(ABC):
     kind: str
 
     def __init__(self, name: str, text: str, labels: Sequence[str] = ()) -> None:
@@ -37,8 +38,9 @@ class _Metric:
         text = self.text.replace("\\", "\\\\").replace("\n", "\\n")
         return [f"# HELP {self.name} {text}", f"# TYPE {self.name} {self.kind}"]
 
+    @abstractmethod
     def lines(self) -> list[str]:
-        raise NotImplementedError
+        """Its series, a line each."""
 
 
 class Counter(_Metric):

@@ -16,7 +16,8 @@ from aiohttp import web
 from swapd.api.calls import GATEWAY, MODEL, answer_headers, json_answer
 from swapd.api.stream import Framing, Stream, stream
 from swapd.generation import CallPart, Chunk, Ending, TokenLogprob, ToolCall
-from swapd.runtime.gateway import Answer, Ask, Gateway, Watch
+from swapd.runtime.asking import Answer, Ask, Watch
+from swapd.runtime.gateway import Gateway
 
 T = TypeVar("T")
 

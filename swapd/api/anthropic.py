@@ -20,7 +20,7 @@ from swapd.api.calls import GATEWAY, encode, generation_ids, json_answer, priori
 from swapd.api.openai import DEFAULTS
 from swapd.api.stream import SSE, Framing
 from swapd.generation import CallPart, Chunk, Ending, GenerationRequest, StopReason, ToolCall, ToolChoice, Usage
-from swapd.runtime.gateway import Answer, Ask
+from swapd.runtime.asking import Answer, Ask
 
 routes = web.RouteTableDef()
 

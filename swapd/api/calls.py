@@ -16,7 +16,8 @@ from aiohttp import hdrs, web
 
 from swapd.api.guard import Guard
 from swapd.errors import InvalidRequest
-from swapd.runtime.gateway import Answer, Gateway
+from swapd.runtime.asking import Answer
+from swapd.runtime.gateway import Gateway
 from swapd.served import Model
 
 GATEWAY: Final = web.AppKey("gateway", Gateway)

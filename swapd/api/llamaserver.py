@@ -30,7 +30,8 @@ from swapd.api.openai import DEFAULTS
 from swapd.api.openai_messages import check_choice
 from swapd.errors import Overloaded
 from swapd.generation import GenerationRequest
-from swapd.runtime.gateway import Ask, Gateway
+from swapd.runtime.asking import Ask
+from swapd.runtime.gateway import Gateway
 
 routes = web.RouteTableDef()
 

@@ -17,7 +17,7 @@ from swapd.api.llamaserver_bodies import Generated
 from swapd.api.openai import DEFAULTS
 from swapd.api.stream import SSE, Framing
 from swapd.generation import Chunk, Ending, GenerationRequest, Likelihood, Sampling, StopReason, TokenLogprob
-from swapd.runtime.gateway import Answer
+from swapd.runtime.asking import Answer
 
 _LEAST: Final = -1e30
 """For a probability of nothing: JSON has no infinities."""

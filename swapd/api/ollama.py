@@ -27,7 +27,7 @@ from swapd.api.ollama_models import leaves_at, running_document, show_document, 
 from swapd.api.stream import NDJSON, Framing
 from swapd.errors import InvalidRequest
 from swapd.generation import CallPart, Chunk, Ending, GenerationRequest, Message, Sampling, StopReason, TokenLogprob
-from swapd.runtime.gateway import Answer, Ask
+from swapd.runtime.asking import Answer, Ask
 from swapd.units import Seconds
 
 routes = web.RouteTableDef()

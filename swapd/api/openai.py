@@ -17,7 +17,7 @@ from swapd.api.chosen import check_infill
 from swapd.api.openai_bodies import GenerationBody, read_chat, read_completion
 from swapd.api.openai_voice import ChatVoice, CompletionVoice
 from swapd.generation import GenerationRequest, Sampling
-from swapd.runtime.gateway import Ask
+from swapd.runtime.asking import Ask
 
 routes = web.RouteTableDef()
 

@@ -20,7 +20,7 @@ from swapd.api.figures import timings
 from swapd.api.openai_bodies import GenerationBody
 from swapd.api.stream import SSE, Framing
 from swapd.generation import CallPart, Chunk, Ending, StopReason, TokenLogprob, Usage
-from swapd.runtime.gateway import Answer
+from swapd.runtime.asking import Answer
 
 _FINGERPRINT: Final = f"swapd-{__version__}"
 

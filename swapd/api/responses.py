@@ -21,7 +21,7 @@ from swapd.api.responses_bodies import ResponsesBody, read_responses
 from swapd.api.responses_output import COMPLETED, IN_PROGRESS, INCOMPLETE, Output
 from swapd.api.stream import SSE, Framing
 from swapd.generation import CallPart, Chunk, Ending, GenerationRequest, StopReason, Usage
-from swapd.runtime.gateway import Answer, Ask, Progress
+from swapd.runtime.asking import Answer, Ask, Progress
 
 routes = web.RouteTableDef()
 

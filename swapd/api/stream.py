@@ -16,7 +16,7 @@ from aiohttp import hdrs, web
 
 from swapd.api.calls import CANCELLED, OUTCOME, REQUEST_ID, encode, wants_progress
 from swapd.api.failures import Dialect, Failure, failure_of
-from swapd.runtime.gateway import Progress, Watch
+from swapd.runtime.asking import Progress, Watch
 from swapd.units import Bytes, KiB
 
 T = TypeVar("T")

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, Self, assert_never
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
 
 import structlog
 
@@ -21,7 +21,6 @@ from swapd.core.messages import (
     CatalogChanged,
     PinsChanged,
     Refusal,
-    RefuseRequest,
     RequestArrived,
     RequestEnded,
     UnloadRequested,
@@ -34,15 +33,14 @@ from swapd.errors import (
     InvalidRequest,
     ModelNotFound,
     ModelUnusable,
-    Overloaded,
-    Stopping,
     SwapdError,
     Unloaded,
     WorkerCrashed,
     WorkerFailed,
 )
-from swapd.generation import Chunk, Ending, GenerationRequest, Sampling
+from swapd.generation import Chunk, GenerationRequest
 from swapd.runtime import explain, foresight, lending, plan, routing
+from swapd.runtime.asking import Answer, Answering, Ask, Progress, Watch, error_of
 from swapd.runtime.engine import Engine, Record, Refused
 from swapd.runtime.happenings import Happenings
 from swapd.runtime.measures import Measures
@@ -60,56 +58,6 @@ RESCAN_AFTER: Final[Seconds] = 2.0
 """The folders are looked at again for a list or an unknown name, but not more often than this."""
 
 log = structlog.get_logger("swapd")
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """One request for an answer, as a dialect understood it.
-
-    Sampling values that `request` leaves None come from the model's options, then from `defaults`.
-    """
-
-    model: str
-    request: GenerationRequest
-    defaults: Sampling
-    keep_alive: Seconds | None = None
-    priority: int | None = None
-    session: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What a waiting caller is told; `fraction` of the load, when one is under way."""
-
-    status: str
-    position: int
-    fraction: float | None
-
-
-Watch = Callable[[Progress], Awaitable[None]]
-Answering = AsyncGenerator[Chunk | Ending, None]
-
-
-class Answer:
-    """An answer under its lease: chunks, and an Ending last. The first item is there already."""
-
-    def __init__(
-        self, model: Model, placement: str, queued_s: Seconds, load_s: Seconds, first: Chunk | Ending, rest: Answering
-    ) -> None:
-        self.model, self.placement, self.queued_s, self.load_s = model, placement, queued_s, load_s
-        self.passed: tuple[Passed, ...] = ()
-        """Models that the route names before this one, and why they could not be served."""
-        self._first: Chunk | Ending | None = first
-        self._rest = rest
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Chunk | Ending:
-        if self._first is not None:
-            first, self._first = self._first, None
-            return first
-        return await anext(self._rest)
 
 
 class Gateway:
@@ -248,7 +196,7 @@ class Gateway:
             try:
                 resident = await self._wait(request, granted, watch)
             except Refused as refused:
-                raise _error(model, refused.command) from None
+                raise error_of(model, refused.command) from None
             yield request, resident
         finally:  # synchronous, so that no cancellation can lose it
             engine.forget(request)
@@ -430,23 +378,3 @@ class Gateway:
 
 def _seen(usage: generation.Usage) -> Usage:
     return Usage(usage.evaluated, usage.cached, usage.completion, usage.prompt_s, usage.completion_s)
-
-
-def _error(model: Model, command: RefuseRequest) -> SwapdError:
-    """What a refusal means to the caller."""
-    match command.refusal:
-        case Refusal.DOES_NOT_FIT:
-            sizes = command.needed, command.available
-            return DoesNotFit(model.name, command.device, *sizes, command.pinned, command.is_capped)
-        case Refusal.UNUSABLE:
-            return ModelUnusable(model.name, command.reason)
-        case Refusal.CRASHED:
-            return WorkerCrashed(model.name, command.reason)
-        case Refusal.OVERLOADED:
-            return Overloaded(command.reason)
-        case Refusal.STOPPING:
-            return Stopping()
-        case Refusal.UNLOADED:
-            return Unloaded(model.name)
-        case _:
-            assert_never(command.refusal)

@@ -36,7 +36,8 @@ from swapd.questions import (
     VocabularyQuestion,
 )
 from swapd.runtime import foresight, plan
-from swapd.runtime.gateway import Answer, Ask, Gateway, Progress, Watch
+from swapd.runtime.asking import Answer, Ask, Progress, Watch
+from swapd.runtime.gateway import Gateway
 from swapd.runtime.happenings import Happenings
 from swapd.runtime.measures import Measures
 from swapd.runtime.questions import Questions

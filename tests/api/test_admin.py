@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from swapd.errors import DoesNotFit, InvalidConfig
-from swapd.runtime.gateway import Progress
+from swapd.runtime.asking import Progress
 from swapd.units import FOREVER, GiB
 from tests.api.conftest import Client, ScriptedGateway, lines_of
 

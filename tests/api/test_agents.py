@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestServer
 from swapd.api.app import GuardSettings, make_app
 from swapd.ctl.clients import RECIPES, Target
 from swapd.generation import CallPart, Chunk, Ending, Role, StopReason, Usage
-from swapd.runtime.gateway import Answer, Ask, Watch
+from swapd.runtime.asking import Answer, Ask, Watch
 from tests.api.conftest import Script, ScriptedGateway
 
 PATIENCE = 90

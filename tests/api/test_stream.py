@@ -11,7 +11,7 @@ import pytest
 from swapd.api.stream import SSE, Stream
 from swapd.errors import Overloaded, Unloaded, WorkerCrashed
 from swapd.generation import Chunk
-from swapd.runtime.gateway import Progress
+from swapd.runtime.asking import Progress
 from tests.api.conftest import ENDING, Client, ScriptedGateway, lines_of
 
 CHAT = "/v1/chat/completions"
