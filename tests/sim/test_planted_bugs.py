@@ -102,7 +102,7 @@ def counts_keep_alive_from_the_start(patch: pytest.MonkeyPatch) -> None:
 
 
 def trusts_a_load_reported_after_the_stop(patch: pytest.MonkeyPatch) -> None:
-    def loaded(self: _Step, resident_id: ResidentId) -> None:
+    def loaded(self: _Step, resident_id: ResidentId, cached: float | None) -> None:
         resident = self._known(resident_id)
         if resident is not None:
             now = self.state.now
