@@ -335,6 +335,14 @@ def test_any_text_comes_out_unchanged(name: str, text: str, data: st.DataObject)
     assert told(ALL[name], pieces, None) == Told(text)
 
 
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_arguments_that_close_with_the_wrong_bracket_are_told_alike_however_they_are_cut(name: str) -> None:
+    form = ALL[name]
+    for opening in ("", *form.opens):
+        text = opening + '{"name": "add", "arguments": {"name": "add", "parameters": ]'
+        assert told(form, [text]) == told(form, list(text))
+
+
 @given(st.sampled_from(sorted(ALL)), st.data())
 def test_pieces_of_marks_in_any_order_are_told_alike_however_they_are_cut(name: str, data: st.DataObject) -> None:
     form = ALL[name]

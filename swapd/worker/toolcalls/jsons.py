@@ -46,6 +46,9 @@ def _nested(r: Reading, out: Out) -> Steps[bool]:
             if letter in _CLOSES:
                 closes.append(_CLOSES[letter])
             elif letter != closes.pop():
+                if before := text[: found.start()]:  # as if it had come letter by letter
+                    out(before)
+                    r.skip(len(before))
                 return False
             elif not closes:
                 break
