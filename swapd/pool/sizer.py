@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from swapd import wire
-from swapd.core.footprint import adapter_bytes, weights_and_cache
+from swapd.core.footprint import adapter_bytes, process_bytes, weights_and_cache
 from swapd.core.model import HOST, DeviceId, Footprint, Placement, Variant, VariantId
 from swapd.errors import WorkerFailed
 from swapd.pool.aside import Aside
@@ -46,7 +46,7 @@ class Sizer:
         return self._aside.pid
 
     async def size(self, variant: Variant, placement: Placement, pci: tuple[str, ...]) -> Footprint:
-        """What llama.cpp counts of it, without the process itself. `pci`: of the placement's devices, in their order.
+        """What it would take, the process itself included. `pci`: of the placement's devices, in their order.
 
         Raises WorkerFailed; the next order then gets a process of its own.
         """
@@ -92,8 +92,8 @@ def _order(variant: Variant, placement: Placement, pci: tuple[str, ...]) -> wire
 
 
 def _footprint(variant: Variant, placement: Placement, devices: dict[str, DeviceId], sized: wire.Sized) -> Footprint:
-    """What llama.cpp counts; where it told only its compute buffers, the rest is arithmetic."""
-    amounts: Counter[DeviceId] = Counter()
+    """Where llama.cpp told only its compute buffers, the rest is arithmetic."""
+    amounts: Counter[DeviceId] = Counter({HOST: process_bytes(variant)})
     for device, _, size in sized.parts:
         amounts[devices.get(device, HOST)] += size
     total = Footprint.of(amounts) + adapter_bytes(variant, placement)
