@@ -15,7 +15,8 @@ import llama_cpp.llama_cpp as C  # noqa: N812
 from swapd.errors import InvalidRequest, ModelUnusable
 from swapd.wire import Adapter
 from swapd.worker import backends
-from swapd.worker.llama import Context, Model
+from swapd.worker.context import Context
+from swapd.worker.llama import Model
 
 TURN: Final = 8
 """Batches in a row with one adapter, while requests of another wait."""

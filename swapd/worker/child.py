@@ -46,10 +46,11 @@ from swapd.worker import backends, sizing
 from swapd.worker.adapters import Adapters
 from swapd.worker.chat import ChatTemplate
 from swapd.worker.clerk import Clerk, Vocabularies
+from swapd.worker.context import Context
 from swapd.worker.drafting import Drafter
 from swapd.worker.draftmodel import Draft, load_draft
 from swapd.worker.lifeline import leave
-from swapd.worker.llama import CannotLoad, Context, Model
+from swapd.worker.llama import CannotLoad, Model
 from swapd.worker.parameters import draft_order
 from swapd.worker.prompts import Reader
 from swapd.worker.slots import Slots, failed

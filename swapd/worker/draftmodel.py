@@ -15,7 +15,8 @@ import llama_cpp.llama_cpp as C  # noqa: N812
 from swapd.units import Seconds, Tokens
 from swapd.wire import Load
 from swapd.worker.backends import Log
-from swapd.worker.llama import CannotLoad, Context, Model
+from swapd.worker.context import Context
+from swapd.worker.llama import CannotLoad, Model
 from swapd.worker.parameters import draft_order
 from swapd.worker.prompts import common_prefix
 

@@ -14,7 +14,8 @@ from swapd.units import Bytes
 from swapd.wire import Parts, Size, Sized
 from swapd.worker import backends, breakdown, header
 from swapd.worker.breakdown import HOST, Row
-from swapd.worker.llama import CannotLoad, Context, Model
+from swapd.worker.context import Context
+from swapd.worker.llama import CannotLoad, Model
 from swapd.worker.parameters import Order, draft_order, rows_of_logits
 
 _LOGIT: Final[Bytes] = 4

@@ -16,8 +16,9 @@ from swapd.wire import Failed, Finished, FromWorker, Piece, Pieces
 from swapd.worker.adapters import Adapters
 from swapd.worker.answering import Answer, Part, Slot
 from swapd.worker.constraints import Constraints
+from swapd.worker.context import Context
 from swapd.worker.drafting import Drafter, Lookup
-from swapd.worker.llama import Context, Model
+from swapd.worker.llama import Model
 from swapd.worker.prompts import Prompt, Reader
 from swapd.worker.sampling import Sampler
 from swapd.worker.states import Keeper

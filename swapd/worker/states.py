@@ -23,7 +23,8 @@ from typing import Final, Generic, TypeVar
 
 from swapd.units import Seconds, Tokens
 from swapd.wire import Prompts, Saved
-from swapd.worker.llama import Context, Model
+from swapd.worker.context import Context
+from swapd.worker.llama import Model
 from swapd.worker.prompts import choose, common_prefix
 from swapd.worker.shelf import Copy, Entry, Shelf
 

@@ -15,7 +15,8 @@ from swapd.errors import ContextLengthExceeded, InvalidRequest
 from swapd.questions import Embed, Embedded, Rerank, Reranked, VectorQuestion
 from swapd.units import Tokens
 from swapd.wire import Answered, FromWorker
-from swapd.worker.llama import Context, Model
+from swapd.worker.context import Context
+from swapd.worker.llama import Model
 from swapd.worker.parameters import VECTORS_AT_A_TIME
 from swapd.worker.slots import DecodeError, failed
 
