@@ -164,7 +164,13 @@ async def running(
 
 def make_catalog(settings: Settings) -> Catalog:
     """Not yet scanned."""
-    return Catalog(settings.catalog_dirs, settings.entries, settings.routes, flash_attention=settings.flash_attention)
+    return Catalog(
+        settings.catalog_dirs,
+        settings.entries,
+        settings.routes,
+        flash_attention=settings.flash_attention,
+        stores=settings.stores,
+    )
 
 
 def guard_settings(settings: Settings) -> GuardSettings:
@@ -186,7 +192,7 @@ async def _reload(
 ) -> Settings:
     """Take the configuration over, all of it or nothing. Raises InvalidConfig."""
     new = old if reread is None else await asyncio.to_thread(reread)
-    catalog.configure(new.catalog_dirs, new.entries, new.routes, flash_attention=new.flash_attention)
+    catalog.configure(new.catalog_dirs, new.entries, new.routes, flash_attention=new.flash_attention, stores=new.stores)
     app[GUARD].settings = guard_settings(new)
     engine.post(PolicyChanged(engine.now(), new.policy))
     await gateway.rescan()

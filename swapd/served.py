@@ -54,6 +54,17 @@ class ModelEntry:
     """A chat template (Jinja2) instead of the file's own."""
     presets: tuple[tuple[str, Preset], ...] = ()
 
+    def over(self, said: ModelEntry) -> ModelEntry:
+        """This entry, and where it leaves them open, the context and the options of another."""
+        return replace(
+            self,
+            context=self.context or said.context,
+            sampling=self.sampling.over(said.sampling),
+            max_tokens=said.max_tokens if self.max_tokens is None else self.max_tokens,
+            stop=self.stop or said.stop,
+            system=self.system or said.system,
+        )
+
     def with_preset(self, name: str) -> ModelEntry | None:
         """This entry with the preset's values before its own; None: there is no such preset."""
         known = [preset for known, preset in self.presets if known == name]

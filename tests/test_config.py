@@ -16,10 +16,12 @@ from swapd import __version__
 from swapd.config import Settings, load
 from swapd.config.sources import NOT_SETTINGS
 from swapd.config.tables import LATER_KEYS, LATER_VALUES, Options, kinds
+from swapd.config.values import with_base_folders
 from swapd.core.messages import Overflow, Policy, Ranking
 from swapd.errors import InvalidConfig
 from swapd.generation import Sampling
 from swapd.host.listen import TcpAddress, UnixAddress
+from swapd.host.stores import places
 from swapd.served import ModelEntry, Preset
 from swapd.units import FOREVER, GiB, MiB
 
@@ -68,6 +70,7 @@ def test_without_a_file_the_contract_holds(tmp_path: Path) -> None:
         threads=settings.threads,
         flash_attention=None,
         catalog_dirs=(),
+        stores=places(("huggingface", "ollama", "lmstudio", "llama.cpp"), with_base_folders(ENVIRON)),
         entries={},
         routes={},
         state_dir=Path("/home/ann/.local/state/swapd"),
@@ -510,7 +513,6 @@ def test_values_of_later_releases_are_told_from_wrong_ones(
     key: tuple[str, str], value: str | bool, problems: Callable[..., list[str]]
 ) -> None:
     written = str(value).lower() if isinstance(value, bool) else f'"{value}"'
-    written = f"[{written}]" if key[1] == "sources" else written
     (problem,) = problems(f"[{key[0]}]\n{key[1]} = {written}")
     assert f"{written}: not in swapd {__version__} yet; use " in problem
 

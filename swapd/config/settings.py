@@ -19,7 +19,9 @@ from swapd.config.values import Context, with_base_folders
 from swapd.core.messages import Overflow, Policy, Ranking
 from swapd.errors import InvalidConfig
 from swapd.generation import Sampling
+from swapd.host import stores
 from swapd.host.listen import TcpAddress, UnixAddress
+from swapd.host.stores import Store
 from swapd.served import ModelEntry
 from swapd.units import Bytes, Tokens
 
@@ -39,6 +41,8 @@ class Settings:
     flash_attention: bool | None
     """None: llama.cpp decides."""
     catalog_dirs: tuple[Path, ...]
+    stores: tuple[Store, ...]
+    """Of the programs in `sources`, where they keep their models."""
     entries: Mapping[str, ModelEntry] = field(hash=False)
     routes: Mapping[str, tuple[str, ...]] = field(hash=False)
     state_dir: Path
@@ -72,7 +76,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> S
     problems = [*sources.problems, *_contradictions(root, sources)]
     if problems:
         raise InvalidConfig(tuple(problems))
-    return _settings(root, source)
+    return _settings(root, source, environ)
 
 
 def _contradictions(root: Root, sources: Sources) -> list[str]:
@@ -89,7 +93,7 @@ def _contradictions(root: Root, sources: Sources) -> list[str]:
     return problems
 
 
-def _settings(root: Root, source: Path | None) -> Settings:
+def _settings(root: Root, source: Path | None, environ: Mapping[str, str]) -> Settings:
     scheduler, memory, server = root.scheduler, root.memory, root.server
     return Settings(
         policy=Policy(
@@ -116,6 +120,7 @@ def _settings(root: Root, source: Path | None) -> Settings:
         threads=root.engine.threads or _cores(),
         flash_attention=root.engine.flash_attention,
         catalog_dirs=tuple(root.catalog.dirs),
+        stores=stores.places(root.catalog.sources, with_base_folders(environ)),
         entries=MappingProxyType({name: _entry(model) for name, model in root.models.items()}),
         routes=MappingProxyType(dict(root.routes)),
         state_dir=root.paths.state,

@@ -47,7 +47,6 @@ LATER_KEYS: Final = frozenset(
 
 LATER_VALUES: Final[Mapping[tuple[str | int, ...], tuple[object, ...]]] = {
     ("server", "allow_pull"): (True,),
-    ("catalog", "sources"): ("huggingface", "ollama", "lmstudio", "llama.cpp"),
 }
 """Values that a later release will have, of keys (or in lists) that are there today."""
 
@@ -98,7 +97,12 @@ class Scheduler(Table):
 
 class Catalog(Table):
     dirs: list[FilePath] = []
-    sources: Annotated[list[str], Field(max_length=0)] = []
+    sources: list[Literal["huggingface", "ollama", "lmstudio", "llama.cpp"]] = [
+        "huggingface",
+        "ollama",
+        "lmstudio",
+        "llama.cpp",
+    ]
 
 
 class Paths(Table):

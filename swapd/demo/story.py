@@ -36,6 +36,7 @@ from swapd.units import Bytes, format_bytes
 CONFIG: Final = """
 [catalog]
 dirs = [{folder}]
+sources = []
 [models."smollm2-135m"]
 context = 2048
 slots = 2

@@ -1,9 +1,10 @@
 """The models this host knows, and what a name stands for.
 
 `runtime/gateway.py` resolves names here, `api/` lists what is here, `daemon.py` scans. Finding files is
-`folders.py`, reading them `modelfiles.py`; here it is decided who gets a name. First to last: `[models]`
-entries with a path; files, in the order of the folders; aliases; the file names of files that an entry names
-otherwise (those are listed once: a file offered under two names would be loaded twice); `[routes]` tasks.
+`folders.py` and, where other programs keep theirs, `stores.py`, reading them `modelfiles.py`; here it is decided
+who gets a name. First to last: `[models]` entries with a path; files, in the order of the folders and then the
+stores; aliases; the file names of files that an entry names otherwise (those are listed once: a file offered under
+two names would be loaded twice); `[routes]` tasks.
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ from typing import Final
 
 from swapd.core.model import Variant
 from swapd.errors import ModelNotFound, ModelUnusable
-from swapd.host import folders
+from swapd.host import folders, stores
 from swapd.host.folders import Found
 from swapd.host.modelfiles import Headers, ModelFiles, drafting_id, unusable
 from swapd.host.names import Names
+from swapd.host.stores import Store
 from swapd.served import Model, ModelEntry
 
 PROMPT_DRAFTS: Final = "prompt"
 """A draft of this name is no model: what a text repeats of itself is proposed."""
 VOCABULARIES_APART: Final = 128
 """In tokens: those of one family may be padded otherwise."""
-_NO_FILE: Final = "no file of that name in [catalog] dirs"
+_NO_FILE: Final = "no file of that name in [catalog] dirs or sources"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class _Settings:
     entries: Mapping[str, ModelEntry]
     routes: Mapping[str, tuple[str, ...]]
     flash_attention: bool | None
+    stores: tuple[Store, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +81,12 @@ class Catalog:
         routes: Mapping[str, str | tuple[str, ...]],
         *,
         flash_attention: bool | None = None,
+        stores: Sequence[Store] = (),
     ) -> None:
         self._scanning = threading.Lock()
         self._headers: Headers = {}
         self._snapshot = _Snapshot()
-        self.configure(dirs, entries, routes, flash_attention=flash_attention)
+        self.configure(dirs, entries, routes, flash_attention=flash_attention, stores=stores)
 
     def configure(
         self,
@@ -91,9 +95,10 @@ class Catalog:
         routes: Mapping[str, str | tuple[str, ...]],
         *,
         flash_attention: bool | None = None,
+        stores: Sequence[Store] = (),
     ) -> None:
         """These settings count from the next scan on; headers already read stay known."""
-        self._settings = _Settings(tuple(dirs), dict(entries), _routes(routes), flash_attention)
+        self._settings = _Settings(tuple(dirs), dict(entries), _routes(routes), flash_attention, tuple(stores))
 
     def models(self) -> tuple[Model, ...]:
         """All, by name; unusable and shadowed ones too, with their reason."""
@@ -140,12 +145,16 @@ class _Scan:
         self._by_file: dict[str, int] = {}
         self._problems: list[str] = []
         self._routes: dict[str, tuple[str, ...]] = {}
+        self._said: dict[str, ModelEntry] = {}
+        """By path: what another program says of its model."""
 
     def snapshot(self) -> _Snapshot:
         found, problems = folders.find(self._settings.dirs)
-        self._problems += problems
+        stored, troubles = stores.find(self._settings.stores)
+        self._problems += [*problems, *troubles]
+        self._said = {each.found.paths[0]: each.says for each in stored}
         self._add_entries()
-        given_way = self._add_found(found)
+        given_way = self._add_found([*found, *(each.found for each in stored)])
         for index, model in enumerate(self._models):
             self._warn_of_context(model)
             for alias in model.entry.aliases:
@@ -205,7 +214,8 @@ class _Scan:
                 self._models.append(self._shadowed(name, file, winners[name]))
             else:
                 winners[name] = file.paths[0]
-                self._add(self.files.model(name, file, self._settings.entries.get(name, ModelEntry())))
+                entry = self._settings.entries.get(name, ModelEntry())
+                self._add(self.files.model(name, file, entry.over(self._said.get(file.paths[0], ModelEntry()))))
         for name, entry in self._settings.entries.items():
             if entry.path is None and name not in entry_of.values():
                 self._add(unusable(name, Found(name, ()), entry, _NO_FILE, []))

@@ -62,7 +62,7 @@ class Daemon:
         if "[server]" in config:
             config = config.replace("[server]\n", listen, 1)
             listen = ""
-        dirs = "" if "[catalog]" in config else f'[catalog]\ndirs = ["{models.folder()}"]\n'
+        dirs = "" if "[catalog]" in config else f'[catalog]\ndirs = ["{models.folder()}"]\nsources = []\n'
         self.config.write_text(listen + dirs + config + common)
 
     def _read(self) -> None:
