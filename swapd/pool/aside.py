@@ -1,6 +1,6 @@
 """A process of its own beside the workers: started when it is first wanted, ended when nobody has asked for a while.
 
-Used by `sizer` and `clerk`, which say what it is asked.
+What `sizer` and `clerk` share, which say what it is asked.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Aside:
     def __init__(self, what: str, idle: Seconds, limit: Seconds) -> None:
         self._what, self._idle, self._limit = what, idle, limit
         self._worker: Worker | None = None
-        self._asking = 0
+        self._turn = asyncio.Lock()
         self._end: asyncio.TimerHandle | None = None
         self._tasks = asyncio.TaskGroup()
         self._is_closing = False
@@ -49,20 +49,22 @@ class Aside:
 
     @asynccontextmanager
     async def asked(self) -> AsyncIterator[Worker]:
-        """The process, to be asked something within the limit. Raises WorkerFailed; over the limit it is ended too."""
-        if self._end is not None:
-            self._end.cancel()
-        self._asking += 1
-        try:
-            async with asyncio.timeout(self._limit):
-                yield await self._live()
-        except TimeoutError:
-            self.stop()
-            raise WorkerFailed(Death.CRASHED, f"{self._what} took longer than {self._limit:g} s") from None
-        finally:
-            self._asking -= 1
-            if not self._asking and not self._is_closing:
-                self._end = asyncio.get_running_loop().call_later(self._idle, self.stop)
+        """The process, to be asked something within the limit; one question at a time, the others' is not counted.
+
+        Raises WorkerFailed; over the limit the process is ended too.
+        """
+        async with self._turn:
+            if self._end is not None:
+                self._end.cancel()
+            try:
+                async with asyncio.timeout(self._limit):
+                    yield await self._live()
+            except TimeoutError:
+                self.stop()
+                raise WorkerFailed(Death.CRASHED, f"{self._what} took longer than {self._limit:g} s") from None
+            finally:
+                if not self._is_closing:
+                    self._end = asyncio.get_running_loop().call_later(self._idle, self.stop)
 
     def stop(self) -> None:
         """End the process now; the next question gets a new one."""
@@ -73,12 +75,13 @@ class Aside:
             self._worker.kill()
             self._worker = None
 
-    async def wait_stopped(self) -> None:
-        """End the process; returns when it is reaped."""
-        worker = self._worker
-        self.stop()
-        if worker is not None:
-            await worker.ended
+    async def release(self) -> None:
+        """End the process when the question under way is answered; returns when it is reaped."""
+        async with self._turn:
+            worker = self._worker
+            self.stop()
+            if worker is not None:
+                await worker.ended
 
     async def _live(self) -> Worker:
         """Raises WorkerFailed."""

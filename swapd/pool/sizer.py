@@ -6,16 +6,15 @@ process: so it is never the spare, and it ends when no order has come for a whil
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from swapd import wire
-from swapd.core.footprint import adapter_bytes, process_bytes, weights_and_cache
+from swapd.core.footprint import adapter_bytes, weights_and_cache
 from swapd.core.model import HOST, DeviceId, Footprint, Placement, Variant, VariantId
 from swapd.errors import WorkerFailed
 from swapd.pool.aside import Aside
+from swapd.pool.worker import Worker
 from swapd.units import Seconds
 
 IDLE: Final[Seconds] = 5.0
@@ -23,54 +22,35 @@ LIMIT: Final[Seconds] = 60.0
 """For one order, the start of a process included."""
 
 
-class Sizer:
-    """Use as an async context manager: leaving it ends the process."""
+class Sizer(Aside):
+    """Use as an async context manager: leaving it ends the process. What that holds on a card is ours."""
 
     def __init__(self, idle: Seconds = IDLE, limit: Seconds = LIMIT) -> None:
-        self._aside = Aside("sizer", idle, limit)
+        super().__init__("sizer", idle, limit)
         self._known: dict[tuple[VariantId, Placement], Footprint] = {}
-        self._turn = asyncio.Lock()
-
-    async def __aenter__(self) -> Self:
-        await self._aside.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._aside.__aexit__(kind, error, trace)
-
-    @property
-    def pid(self) -> int | None:
-        """Of the process, while there is one: what it holds on a card is ours."""
-        return self._aside.pid
 
     async def size(self, variant: Variant, placement: Placement, pci: tuple[str, ...]) -> Footprint:
-        """What it would take, the process itself included. `pci`: of the placement's devices, in their order.
+        """What llama.cpp counts of it, without the process itself. `pci`: of the placement's devices, in their order.
 
         Raises WorkerFailed; the next order then gets a process of its own.
         """
         key = (variant.id, placement)
-        async with self._turn:
-            if key not in self._known:
-                sized = await self._ask(_order(variant, placement, pci))
+        if key in self._known:
+            return self._known[key]
+        async with self.asked() as worker:
+            if key not in self._known:  # whoever had the turn before may have asked the same
+                sized = await self._ask(worker, _order(variant, placement, pci))
                 self._known[key] = _footprint(variant, placement, dict(zip(pci, placement.devices, strict=True)), sized)
             return self._known[key]
 
-    async def release(self) -> None:
-        """End the process now; returns when it is reaped."""
-        async with self._turn:
-            await self._aside.wait_stopped()
-
-    async def _ask(self, order: wire.Size) -> wire.Sized:
-        async with self._aside.asked() as worker:
-            try:
-                return await worker.size(order)
-            except WorkerFailed:
-                raise
-            except BaseException:
-                self._aside.stop()  # its answer would be taken for the next one's
-                raise
+    async def _ask(self, worker: Worker, order: wire.Size) -> wire.Sized:
+        try:
+            return await worker.size(order)
+        except WorkerFailed:
+            raise
+        except BaseException:
+            self.stop()  # its answer would be taken for the next one's
+            raise
 
 
 def _order(variant: Variant, placement: Placement, pci: tuple[str, ...]) -> wire.Size:
@@ -92,8 +72,8 @@ def _order(variant: Variant, placement: Placement, pci: tuple[str, ...]) -> wire
 
 
 def _footprint(variant: Variant, placement: Placement, devices: dict[str, DeviceId], sized: wire.Sized) -> Footprint:
-    """Where llama.cpp told only its compute buffers, the rest is arithmetic."""
-    amounts: Counter[DeviceId] = Counter({HOST: process_bytes(variant)})
+    """What llama.cpp counts; where it told only its compute buffers, the rest is arithmetic."""
+    amounts: Counter[DeviceId] = Counter()
     for device, _, size in sized.parts:
         amounts[devices.get(device, HOST)] += size
     total = Footprint.of(amounts) + adapter_bytes(variant, placement)

@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 from swapd.demo import models
+from swapd.units import MiB
 
 SMOL = "smollm2-135m"
 GEMMA = "gemma3-270m"
@@ -176,6 +177,8 @@ def _demo_models() -> None:
 
 
 Start = Callable[..., Daemon]
+RoomForOne = Callable[..., str]
+HOST_RESERVE = 256 * MiB
 
 
 @pytest.fixture
@@ -193,6 +196,29 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield make
     for daemon in daemons:
         daemon.close()
+
+
+@pytest.fixture(scope="session")
+def room_for_one(tmp_path_factory: pytest.TempPathFactory) -> RoomForOne:
+    """room_for_one(common=COMMON) -> settings: host memory for either of the two models and not for both.
+
+    As swapd itself predicts them.
+    """
+    known: dict[str, str] = {}
+
+    def settings(common: str = COMMON) -> str:
+        if common not in known:
+            asked = Daemon(tmp_path_factory.mktemp("asked"), "", {}, common=common)
+            try:
+                plan = asked.wait_ready().call("/swapd/plan", {"models": [SMOL, GEMMA]})[1]
+            finally:
+                asked.close()
+            needs = [model["bytes"]["host"] for model in plan["models"]]
+            room = HOST_RESERVE + max(needs) + min(needs) // 2
+            known[common] = f'[memory]\nhost_reserve = "{HOST_RESERVE}"\nvram_limit = "{room}"\n'
+        return known[common]
+
+    return settings
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,13 @@ import json
 
 import pytest
 
-from tests.e2e.conftest import GEMMA, SMOL, Start
-from tests.e2e.test_swapping import ROOM_FOR_ONE
+from tests.e2e.conftest import GEMMA, SMOL, RoomForOne, Start
 
 pytestmark = pytest.mark.e2e
 
 
-def test_a_swap_is_explained_by_model_by_request_and_as_the_last_one(start: Start) -> None:
-    daemon = start(ROOM_FOR_ONE)
+def test_a_swap_is_explained_by_model_by_request_and_as_the_last_one(start: Start, room_for_one: RoomForOne) -> None:
+    daemon = start(room_for_one())
     daemon.chat(SMOL)
     body = {"model": GEMMA, "prompt": "One, two,", "max_tokens": 4}
     assert daemon.call("/v1/completions", body, headers={"X-Request-Id": "the-swap"})[0] == 200

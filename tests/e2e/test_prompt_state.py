@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import GEMMA, SMOL, Daemon, Start
-from tests.e2e.test_swapping import ROOM_FOR_ONE
+from tests.e2e.conftest import GEMMA, SMOL, Daemon, RoomForOne, Start
 from tests.softgpu.fixtures import MakeSoftGPU
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -46,10 +45,10 @@ def cached(answer: Any) -> tuple[int, int]:
 
 @pytest.mark.parametrize(("model", "other"), [(SMOL, GEMMA), (GEMMA, SMOL)])
 def test_a_conversation_goes_on_after_an_eviction_and_after_a_restart(
-    start: Start, tmp_path: Path, model: str, other: str
+    start: Start, room_for_one: RoomForOne, tmp_path: Path, model: str, other: str
 ) -> None:
     """At least 98 % of it is not read again, and the text is what it would have been without the swap."""
-    settings = ROOM_FOR_ONE + CACHE.format(tmp_path / "prompts")
+    settings = room_for_one(MODELS) + CACHE.format(tmp_path / "prompts")
     daemon = start(settings, common=MODELS)
     first = complete(daemon, model, STORY)
     assert cached(first)[0] == 0
@@ -94,9 +93,11 @@ def test_without_a_prompt_cache_nothing_is_saved(start: Start, tmp_path: Path) -
     assert cached(complete(daemon, SMOL, STORY[:3000]))[0] == 0
 
 
-def test_a_chat_goes_on_with_its_next_question_after_an_eviction(start: Start, tmp_path: Path) -> None:
+def test_a_chat_goes_on_with_its_next_question_after_an_eviction(
+    start: Start, room_for_one: RoomForOne, tmp_path: Path
+) -> None:
     """The template renders the answer again; what it renders as it was written is not read twice."""
-    daemon = start(ROOM_FOR_ONE + CACHE.format(tmp_path / "prompts"), common=MODELS)
+    daemon = start(room_for_one(MODELS) + CACHE.format(tmp_path / "prompts"), common=MODELS)
     turns = [{"role": "user", "content": f"Remember this: {STORY[:4000]} How many visitors were there?"}]
 
     def chat(messages: list[dict[str, str]]) -> Any:

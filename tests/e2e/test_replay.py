@@ -7,16 +7,15 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import GEMMA, SMOL, Daemon, Start
-from tests.e2e.test_swapping import ROOM_FOR_ONE
+from tests.e2e.conftest import GEMMA, SMOL, Daemon, RoomForOne, Start
 
 pytestmark = pytest.mark.e2e
 
 SECRET = "Bartholomew"
 
 
-def test_a_day_is_recorded_and_replayed_without_the_daemon(start: Start) -> None:
-    daemon = start(ROOM_FOR_ONE + '[scheduler]\nmax_wait = "7s"\n')
+def test_a_day_is_recorded_and_replayed_without_the_daemon(start: Start, room_for_one: RoomForOne) -> None:
+    daemon = start(room_for_one() + '[scheduler]\nmax_wait = "7s"\n')
     for number in range(2):
         headers = {"X-Swapd-Session": f"{SECRET}'s", "X-Request-Id": SECRET}
         body = {"model": SMOL, "messages": [{"role": "user", "content": f"I am {SECRET}."}], "max_tokens": 8 + number}

@@ -8,8 +8,7 @@ import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
 from swapd.demo import models
-from swapd.units import MiB
-from tests.e2e.conftest import COMMON, GEMMA, SMOL, Daemon, Start
+from tests.e2e.conftest import COMMON, GEMMA, SMOL, Daemon, RoomForOne, Start
 
 pytestmark = pytest.mark.e2e
 
@@ -26,15 +25,10 @@ COMMON_WITH_COPIES = COMMON + "".join(
 """Three more names for the small model: different variants, because their contexts differ."""
 
 
-ROOM_FOR_ONE = f"""
-[memory]
-host_reserve = "{256 * MiB}"
-vram_limit = "{(256 + 700) * MiB}"
-"""
-
-
-def test_a_newcomer_that_would_overflow_evicts_the_idle_one_and_says_why(start: Start) -> None:
-    daemon = start(ROOM_FOR_ONE)
+def test_a_newcomer_that_would_overflow_evicts_the_idle_one_and_says_why(
+    start: Start, room_for_one: RoomForOne
+) -> None:
+    daemon = start(room_for_one())
 
     assert daemon.chat(SMOL)[0] == 200
     assert daemon.resident_names() == {SMOL}
@@ -53,9 +47,9 @@ def test_models_that_fit_together_stay_together(daemon: Daemon) -> None:
     assert daemon.status()["counters"]["evictions"] == 0
 
 
-def test_official_clients_chat_with_both_models_while_they_swap(start: Start) -> None:
+def test_official_clients_chat_with_both_models_while_they_swap(start: Start, room_for_one: RoomForOne) -> None:
     """The openai and ollama packages, streaming and not, with room for one model."""
-    daemon = start(ROOM_FOR_ONE)
+    daemon = start(room_for_one())
     with openai.OpenAI(base_url=f"{daemon.url}/v1", api_key="none", max_retries=0) as client:
         for model in (SMOL, GEMMA):
             whole = client.chat.completions.create(model=model, messages=TURN, max_tokens=12, temperature=0)
@@ -90,8 +84,8 @@ def test_the_least_recently_used_goes_first(start: Start) -> None:
     assert daemon.resident_names() == {"a", "c"}
 
 
-def test_a_pinned_model_is_never_a_victim_and_the_refusal_names_it(start: Start) -> None:
-    daemon = start(ROOM_FOR_ONE)
+def test_a_pinned_model_is_never_a_victim_and_the_refusal_names_it(start: Start, room_for_one: RoomForOne) -> None:
+    daemon = start(room_for_one())
     assert daemon.swapctl("load", SMOL).returncode == 0
     assert daemon.swapctl("pin", SMOL).returncode == 0
 
