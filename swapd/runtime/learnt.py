@@ -10,10 +10,8 @@ import asyncio
 import dataclasses
 import math
 import os
-import threading
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any, Final, Self, TypeAlias
 
 import msgspec
@@ -21,14 +19,13 @@ import structlog
 
 from swapd.core.model import Device, DeviceId, DeviceKind, Footprint, Placement, Tier, VariantId
 from swapd.core.state import Measurement
+from swapd.runtime.keeping import PAUSE, Keeping
 from swapd.units import Bytes, MiB, Seconds
 
 VERSION: Final = 1
 KIND: Final = "swapd lessons"
 MOST: Final = 2000
 """Lessons kept; the one unused for longest goes first."""
-PAUSE: Final[Seconds] = 1.0
-"""Between two writes."""
 _LARGEST: Final = 64 * MiB
 
 Lesson: TypeAlias = tuple[VariantId, Placement, Footprint]
@@ -72,36 +69,20 @@ def key(variant_id: str, placement: Placement, build: str) -> str:
     return msgspec.json.encode([variant_id, build, _fields(placement)]).decode()
 
 
-class Learnt:
+class Learnt(Keeping):
     """The lessons of one file. Use as an async context manager: it reads the file, and writes what is learnt."""
 
     def __init__(self, path: Path, *, pause: Seconds = PAUSE) -> None:
-        self._path, self._pause = path, pause
+        super().__init__(path, "cannot keep what is learnt", pause)
         self._lessons: dict[str, dict[str, Bytes]] = {}
         self._overheads: dict[str, dict[str, Bytes]] = {}
         self._beside: dict[str, _Beside] = {}
         self._cards: dict[str, str] = {}
         self._loads: dict[str, dict[str, Seconds]] = {}
-        self._news = asyncio.Event()
-        self._writing = threading.Lock()
-        self._is_failing = False
-        self._tasks = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(self.read)
-        await self._tasks.__aenter__()
-        self._keeping = self._tasks.create_task(self._keep(), name="keep what is learnt")
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._keeping.cancel()
-            await self._tasks.__aexit__(kind, error, trace)
-        finally:
-            if self._news.is_set():
-                self._write()
+        return await super().__aenter__()
 
     def read(self) -> Mapping[str, Mapping[str, Bytes]]:
         """By `key`, bytes by device. A file that is damaged, foreign or newer than this swapd is as good as none.
@@ -135,7 +116,7 @@ class Learnt:
                 for build, sizes in self._overheads.items()
             }
             self._forget()
-            self._news.set()
+            self._has_news()
 
     def lessons(self, variants: Collection[VariantId], build: str) -> tuple[Lesson, ...]:
         """What is known of these variants with this build of llama.cpp."""
@@ -171,7 +152,7 @@ class Learnt:
         self._loads[variant] = {str(tier): round(seconds, 3) for tier, seconds in loads.items()}
         while len(self._loads) > MOST:
             del self._loads[next(iter(self._loads))]
-        self._news.set()
+        self._has_news()
 
     def overheads(self, build: str) -> Mapping[DeviceId, Bytes]:
         """What a process takes on each device besides."""
@@ -194,25 +175,13 @@ class Learnt:
         measured = None if measurement is None else _sizes(measurement.measured)
         self._beside[name] = _Beside(predicted, measured, {} if floor is None else _sizes(floor))
         self._forget()
-        self._news.set()
+        self._has_news()
 
     def learn_overheads(self, build: str, overheads: Mapping[DeviceId, Bytes]) -> None:
         now = {str(device): size for device, size in overheads.items()}
         if self._overheads.get(build, {}) != now:
             self._overheads[build] = now
-            self._news.set()
-
-    async def _keep(self) -> None:
-        """Write at most once a `pause`; what is left at the end is written there."""
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            try:
-                await asyncio.to_thread(self._write)
-            except asyncio.CancelledError:
-                self._news.set()  # the thread may not even have begun
-                raise
-            await asyncio.sleep(self._pause)
+            self._has_news()
 
     def _forget(self) -> None:
         while len(self._lessons) > MOST:
@@ -224,19 +193,9 @@ class Learnt:
         """Of the lessons, the least recently used first."""
         return ((name, self._beside[name]) for name in self._lessons if name in self._beside)
 
-    def _write(self) -> None:
-        """Whole or not at all. Two at a time take turns, and each writes the newest."""
-        with self._writing:
-            known = dict(self._lessons), dict(self._overheads), dict(self._beside), dict(self._cards)
-            content = msgspec.json.encode(_File(KIND, VERSION, *known, dict(self._loads)))
-            try:
-                _replace(self._path, content)
-            except OSError as error:
-                if not self._is_failing:
-                    log.warning("cannot keep what is learnt", path=str(self._path), reason=str(error))
-                self._is_failing = True
-            else:
-                self._is_failing = False
+    def _put(self) -> None:
+        known = dict(self._lessons), dict(self._overheads), dict(self._beside), dict(self._cards)
+        _replace(self._path, msgspec.json.encode(_File(KIND, VERSION, *known, dict(self._loads))))
 
 
 def _identity(card: Device) -> str:

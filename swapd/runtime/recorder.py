@@ -7,15 +7,12 @@ Decides nothing: a lost file costs nobody an answer.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self, TypeAlias
+from typing import Final, TypeAlias
 
 import structlog
 
@@ -38,14 +35,13 @@ from swapd.core.state import State
 from swapd.runtime import described
 from swapd.runtime.appending import MOST_BYTES, Appending
 from swapd.runtime.described import Machine
+from swapd.runtime.keeping import PAUSE, Keeping
 from swapd.trace import FILES, Call, TraceModel, call_line, head_line, model_line
 from swapd.units import Bytes, Seconds, Tokens
 
 OLDER, NAME = FILES
 MOST: Final = 20_000
 """Notes kept while nothing can be written."""
-PAUSE: Final[Seconds] = 1.0
-"""Between two writes."""
 
 log = structlog.get_logger("swapd.recorder")
 
@@ -62,7 +58,7 @@ class _Open:
 _Note: TypeAlias = Machine | TraceModel | Call
 
 
-class Recorder:
+class Recorder(Keeping):
     """One state folder's replay file. Use as an async context manager, around the engine's life."""
 
     def __init__(
@@ -75,14 +71,11 @@ class Recorder:
         most_bytes: Bytes = MOST_BYTES,
     ) -> None:
         """`clock` is the engine's; `wall` tells seconds since the epoch."""
-        self._began, self._began_wall, self._pause = clock(), round(wall(), 3), pause
+        super().__init__(folder / NAME, "cannot write the replay file", pause)
+        self._began, self._began_wall = clock(), round(wall(), 3)
         self._file = Appending(folder / NAME, folder / OLDER, most_bytes)
         self._notes: deque[_Note] = deque()
-        self._news = asyncio.Event()
-        self._writing = threading.Lock()
         self._dropped = 0
-        self._is_failing = False
-        self._tasks = asyncio.TaskGroup()
         self._sessions: dict[RequestId, str] = {}
         self._open: dict[RequestId, _Open] = {}
         self._loads: dict[VariantId, tuple[Seconds, Seconds]] = {}
@@ -190,54 +183,25 @@ class Recorder:
             self._head = None
             return
         self._notes.append(note)
-        self._news.set()
+        self._has_news()
 
     # --- beside it
 
-    async def __aenter__(self) -> Self:
-        await self._tasks.__aenter__()
-        self._keeping = self._tasks.create_task(self._keep(), name="write the replay file")
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def _put(self) -> None:
+        notes: list[_Note] = []
+        while self._notes:
+            notes.append(self._notes.popleft())
         try:
-            self._keeping.cancel()
-            await self._tasks.__aexit__(kind, error, trace)
-        finally:
-            self._write()
-
-    async def _keep(self) -> None:
-        """Write at most once a `pause`; what is left at the end is written there."""
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            await asyncio.to_thread(self._write)
-            await asyncio.sleep(self._pause)
-
-    def _write(self) -> None:
-        """All notes, or none of them: those stay for the next time. Two at a time take turns."""
-        with self._writing:
-            notes: list[_Note] = []
-            while self._notes:
-                notes.append(self._notes.popleft())
-            if not notes:
-                return
-            try:
-                for note in notes:
-                    self._line(note)
-                self._file.write()
-            except OSError as error:
-                self._file.forget()
-                self._notes.extendleft(reversed(notes))
-                if not self._is_failing:
-                    log.warning("cannot write the replay file", path=str(self._file.path), reason=str(error))
-                self._is_failing = True
-            else:
-                if self._dropped:
-                    log.warning("requests are missing in the replay file", notes=self._dropped)
-                self._is_failing, self._dropped = False, 0
+            for note in notes:
+                self._line(note)
+            self._file.write()
+        except OSError:
+            self._file.forget()
+            self._notes.extendleft(reversed(notes))
+            raise
+        if self._dropped:
+            log.warning("requests are missing in the replay file", notes=self._dropped)
+            self._dropped = 0
 
     def _line(self, note: _Note) -> None:
         match note:
