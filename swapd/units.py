@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 Bytes: TypeAlias = int
@@ -52,6 +53,7 @@ def parse_bytes(given: str | int) -> Bytes:
     return round(size)
 
 
+@lru_cache(maxsize=1024)  # the core asks for the same few many times in one decision
 def parse_share(given: str | int, total: Bytes) -> Bytes:
     """Bytes of `"85%"` of `total`, or of a size; never more than `total`. Raises ValueError."""
     if isinstance(given, str) and given.strip().endswith("%"):

@@ -131,6 +131,12 @@ def idle_in(state: State, resident: Resident) -> Seconds:
     return min(state.policy.max_wait, max(each, math.expm1(busy) / often))
 
 
+@remembered
+def ends(state: State) -> Mapping[ResidentId, Seconds]:
+    """`idle_in` of everybody who is there."""
+    return {resident.id: idle_in(state, resident) for resident in state.residents.values()}
+
+
 def service(state: State, group: Group) -> Seconds:
     """Until all who wait now have been answered, once it is there."""
     variant = group.variant

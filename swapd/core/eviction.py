@@ -6,12 +6,12 @@ Pure questions over the state; `scheduler` retires whom they name.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, TypeAlias
 
 from swapd.core import costs
 from swapd.core.messages import Ranking
-from swapd.core.model import DeviceId, Footprint, VariantId
+from swapd.core.model import DeviceId, Footprint, ResidentId, VariantId
 from swapd.core.resident import STAYING, Phase, Resident
 from swapd.core.state import State, remembered
 from swapd.units import Bytes, Seconds
@@ -77,24 +77,34 @@ def victims(
     The least recently used, or those whose loss costs clearly less. With `busy`, residents at work come after
     all idle ones.
     """
-    able = [r for r in _able(state)[busy, is_hurried] if r.variant.id != newcomer]
-    if not _is_enough(need, room, able, places):
+
+    way = busy, is_hurried
+    if not _could_be_enough(state, way, need, room):
         return None
-    oldest = _sufficient(need, room, able, places)
-    if oldest is None or state.policy.ranking is Ranking.LRU:
+    oldest = _sufficient(state, need, room, _without(newcomer, _by_use(state)[way]), places)
+    if not oldest or state.policy.ranking is Ranking.LRU:
         return oldest
     regrets = costs.regrets(state)
-    idle = {r.id: state.is_idle(r) for r in able}
-    by_regret = sorted(able, key=lambda r: (not idle[r.id], regrets[r.id], r.used_at, r.id))
-    cheapest = _sufficient(need, room, by_regret, places) or oldest
-    at_work = [sum(not idle[r.id] for r in chosen) for chosen in (cheapest, oldest)]
-    losses = [sum(regrets[r.id] for r in chosen) for chosen in (cheapest, oldest)]
-    return cheapest if at_work[0] <= at_work[1] and losses[0] < CLEARLY * losses[1] else oldest
+    loss = sum(regrets[r.id] for r in oldest)
+    by_regret = _by_regret(state)[way]
+    if min(regrets[r.id] for r in by_regret) >= CLEARLY * loss:
+        return oldest  # nobody alone costs less
+    cheapest = _sufficient(state, need, room, _without(newcomer, by_regret), places) or oldest
+    at_work = [sum(not state.is_idle(r) for r in chosen) for chosen in (cheapest, oldest)]
+    return cheapest if at_work[0] <= at_work[1] and sum(regrets[r.id] for r in cheapest) < CLEARLY * loss else oldest
+
+
+_Way: TypeAlias = tuple[bool, bool]
+"""`busy` and `is_hurried`."""
+
+
+def _without(newcomer: VariantId, order: tuple[Resident, ...]) -> Iterator[Resident]:
+    return (resident for resident in order if resident.variant.id != newcomer)
 
 
 @remembered
-def _able(state: State) -> Mapping[tuple[bool, bool], tuple[Resident, ...]]:
-    """Who may be a victim, by `busy` and `is_hurried`: the idle before those at work, the least recently used first."""
+def _by_use(state: State) -> Mapping[_Way, tuple[Resident, ...]]:
+    """Who may be a victim: the idle before those at work, the least recently used first."""
     idle = {r.id: state.is_idle(r) for r in state.residents.values()}
     by_use = sorted(state.residents.values(), key=lambda r: (not idle[r.id], r.used_at, r.id))
     ways = ((False, True), (True, True), (True, False))
@@ -104,45 +114,87 @@ def _able(state: State) -> Mapping[tuple[bool, bool], tuple[Resident, ...]]:
     }
 
 
+@remembered
+def _by_regret(state: State) -> Mapping[_Way, tuple[Resident, ...]]:
+    """The same, those whose loss costs least first."""
+    regrets = costs.regrets(state)
+    return {
+        way: tuple(sorted(able, key=lambda r: (not state.is_idle(r), regrets[r.id], r.used_at, r.id)))
+        for way, able in _by_use(state).items()
+    }
+
+
+@remembered
+def _taken(state: State) -> Mapping[ResidentId, Mapping[DeviceId, Bytes]]:
+    return {r.id: {device.id: r.takes(device.id) for device in state.devices} for r in state.residents.values()}
+
+
+@remembered
+def _freed(state: State) -> Mapping[_Way, Mapping[DeviceId, Bytes]]:
+    """If all of them left."""
+    taken = _taken(state)
+    return {
+        way: {device.id: sum(taken[r.id][device.id] for r in able) for device in state.devices}
+        for way, able in _by_use(state).items()
+    }
+
+
+def _could_be_enough(state: State, way: _Way, need: Footprint, room: Mapping[DeviceId, Bytes]) -> bool:
+    freed = _freed(state)[way]
+    return all(device in room and size <= room[device] + freed.get(device, 0) for device, size in need.parts)
+
+
 def _sufficient(
-    need: Footprint, room: Mapping[DeviceId, Bytes], order: Iterable[Resident], places: int
+    state: State, need: Footprint, room: Mapping[DeviceId, Bytes], order: Iterable[Resident], places: int
 ) -> tuple[Resident, ...] | None:
     """The first in that order that make room; whoever turns out not to be needed stays, the last first."""
+    lacks = {device: size - room[device] for device, size in need.parts if size > room[device]}
+    short, taken = len(lacks), _taken(state)
     chosen: list[Resident] = []
     for resident in order:
-        if _is_enough(need, room, chosen, places):
+        if not short and len(chosen) >= places:
             break
-        chosen.append(resident)
-    if not _is_enough(need, room, chosen, places):
+        takes, is_of_use = taken[resident.id], places > 0
+        for device, lack in lacks.items():
+            if size := takes[device]:
+                is_of_use = True
+                lacks[device] = lack - size
+                short -= lack > 0 >= lack - size
+        if is_of_use:
+            chosen.append(resident)
+    if short or len(chosen) < places:
         return None
-    for resident in reversed(tuple(chosen)):
-        others = [r for r in chosen if r is not resident]
-        if _is_enough(need, room, others, places):
-            chosen = others
-    return tuple(chosen)
+    spare, kept = len(chosen) - places, []
+    for resident in reversed(chosen):
+        takes = taken[resident.id]
+        if spare and not any(lack + takes[device] > 0 for device, lack in lacks.items()):
+            spare -= 1
+            for device in lacks:
+                lacks[device] += takes[device]
+        else:
+            kept.append(resident)
+    return tuple(reversed(kept))
 
 
 def ceiling(state: State, newcomer: VariantId) -> Mapping[DeviceId, Bytes]:
     """Room if everything that may ever be evicted were gone; at most, while a load is not yet on the driver's list."""
-    pinned = Footprint.total(r.footprint for r in pinned_beside(state, newcomer))
-    budgets = state.budgets()
-    room: dict[DeviceId, Bytes] = {}
-    for device in state.devices:
-        room[device.id] = min(state.most(device), budgets[device.id] + state.unlisted(device))
-        room[device.id] -= pinned[device.id]
-    return room
+    pinned = pinned_beside(state, newcomer)
+    if not pinned:
+        return _ceiling(state)
+    held = Footprint.total(r.footprint for r in pinned)
+    return {device: size - held[device] for device, size in _ceiling(state).items()}
+
+
+@remembered
+def _ceiling(state: State) -> Mapping[DeviceId, Bytes]:
+    """The same if nobody were pinned."""
+    most, budgets = state.mosts(), state.budgets()
+    return {d.id: min(most[d.id], budgets[d.id] + state.unlisted(d)) for d in state.devices}
 
 
 def pinned_beside(state: State, newcomer: VariantId) -> tuple[Resident, ...]:
     """Staying residents that never make room for it."""
     return tuple(r for r in state.in_phases(STAYING) if state.is_pinned(r) and r.variant.id != newcomer)
-
-
-def _is_enough(need: Footprint, room: Mapping[DeviceId, Bytes], leaving: list[Resident], places: int) -> bool:
-    if len(leaving) < places:
-        return False
-    freed = ((device, size, sum(r.takes(device) for r in leaving)) for device, size in need.parts)
-    return all(device in room and size <= room[device] + more for device, size, more in freed)
 
 
 def next_deadline(state: State) -> Seconds | None:

@@ -6,12 +6,12 @@ of a mixture on the CPU, fewer layers; at last the CPU alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from swapd.core import footprint
 from swapd.core.model import Device, DeviceId, DeviceKind, Placement, Variant
-from swapd.core.state import State
+from swapd.core.state import State, remembered
 from swapd.core.values import replace
 from swapd.units import Bytes, Tokens
 
@@ -66,12 +66,32 @@ def largest(
     if fixed:
         return None
     predict = predict or footprint.predictor(state, variant)
-    found = [
-        place for devices, split in _sets(state) if (place := _largest_on(predict, room, devices, split)) is not None
-    ]
-    if found:
-        return max(found, key=lambda place: place.share)  # of equals the first: fewest cards, most room
-    return next((p for p in alone(variant) if predict(p).fits(room)), None)
+    best: Placement | None = None  # of equals the first: fewest cards, most room
+    for devices, split in _sets(state):
+        if best is not None and not _may_be_more(predict, room, devices, split, best):
+            continue
+        place = _largest_on(predict, room, devices, split)
+        if place is not None and (best is None or place.share > best.share):
+            best = place
+    return best or next((p for p in alone(variant) if predict(p).fits(room)), None)
+
+
+def _may_be_more(
+    predict: footprint.Predictor,
+    room: Room,
+    devices: tuple[DeviceId, ...],
+    split: tuple[float, ...],
+    best: Placement,
+) -> bool:
+    """Whether one layer more than the best so far could be on these cards. Of a mixture of experts always."""
+    if best.share >= 1:
+        return False
+    shape = predict.variant.shape
+    if shape.expert_layers:
+        return True
+    more = Placement(devices, best.gpu_layers + 1, shape.offloadable, micro_batches(predict.variant)[-1], 0, split)
+    need = predict(more)
+    return all(need[device] <= room.get(device, 0) for device in devices)
 
 
 def may_hold(state: State, predict: footprint.Predictor, room: Room, least: float) -> bool:
@@ -134,17 +154,17 @@ def _first(holds: Callable[[int], bool], low: int, high: int) -> int:
     return low
 
 
-def usable(state: State) -> list[Device]:
+@remembered
+def usable(state: State) -> tuple[Device, ...]:
     """Cards, most room first. Where the driver does not answer nothing would ever be seen free."""
     room = state.room()
     cards = [device for device in state.devices if device.kind is DeviceKind.GPU and not device.is_stale]
-    return sorted(cards, key=lambda card: (-room[card.id], card.id))
+    return tuple(sorted(cards, key=lambda card: (-room[card.id], card.id)))
 
 
-def _sets(state: State) -> Iterator[tuple[tuple[DeviceId, ...], tuple[float, ...]]]:
+@remembered
+def _sets(state: State) -> tuple[tuple[tuple[DeviceId, ...], tuple[float, ...]], ...]:
     """Cards to use together, with their shares: each alone, then the two with most room, the three, …"""
     cards = usable(state)
-    for card in cards:
-        yield (card.id,), ()
-    for number in range(2, len(cards) + 1):
-        yield together(state, cards[:number])
+    alone = [((card.id,), ()) for card in cards]
+    return (*alone, *(together(state, cards[:number]) for number in range(2, len(cards) + 1)))

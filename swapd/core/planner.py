@@ -190,7 +190,9 @@ class _Question:
         now = [p for place, need in options if (p := self._evict(place, need, busy=self.is_overdue)) is not None]
         plans = [min(now, key=self._rank)] if now else []
         if not now:
-            later = [p for place, need in options if (p := self._await(place, need)) is not None]
+            # Over several cards only what fits on none: this is no more than a price and a reason until they are idle.
+            on_one = [option for option in options if len(option[0].devices) <= 1]
+            later = [p for place, need in on_one or options if (p := self._await(place, need)) is not None]
             plans = [min(later, key=self._rank)] if later else []
         return plans
 
@@ -221,13 +223,16 @@ class _Question:
             parts.append(Cost("unload", count * costs.UNLOAD))
         at_work = [r for r in leaving if not state.is_idle(r)]
         if at_work:
-            wait = max(costs.idle_in(state, r) for r in at_work)
+            ends = costs.ends(state)
             if choice is Choice.WAIT:
-                wait = min(wait, max(0.0, self.group.since + state.policy.max_wait - state.now))
+                wait = min(
+                    max(ends[r.id] for r in at_work), max(0.0, self.group.since + state.policy.max_wait - state.now)
+                )
             else:
                 wait = max(costs.answer(state, r.variant) for r in at_work)
             parts.append(Cost("those at work", count * wait))
-        parts += [Cost(f"lose {resident.variant.name}", costs.regret(state, resident)) for resident in leaving]
+        regrets = costs.regrets(state)
+        parts += [Cost(f"lose {resident.variant.name}", regrets[resident.id]) for resident in leaving]
         slower = costs.slower_answers(state, self.variant, place, count)
         if slower:
             parts.append(Cost("slower answers", slower))

@@ -61,7 +61,7 @@ def is_settled(state: State, device: DeviceId, since: Seconds) -> bool:
     if known.free >= state.lent(known):
         return True
     there = [r for r in state.residents.values() if r.footprint[device]]
-    is_pressed = pressed(state) is not None
+    is_pressed = bool(pressed(state))
     return not any(
         r.phase in (Phase.DRAINING, Phase.UNLOADING) or (is_pressed and r.phase in (Phase.RESERVED, Phase.LOADING))
         for r in there

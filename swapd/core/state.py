@@ -278,12 +278,15 @@ class State:
 
     def cap(self, variant: Variant) -> Mapping[DeviceId, Bytes]:
         """The most that the variant may take on each device, whoever else is there."""
-        caps: dict[DeviceId, Bytes] = {}
-        for device in self.devices:
-            most = self.most(device)
-            own = self.own_cap(variant, device)
-            caps[device.id] = most if own is None else min(most, own)
-        return caps
+        mosts = self.mosts()
+        if not variant.max_vram:
+            return mosts
+        own = {device.id: self.own_cap(variant, device) for device in self.devices}
+        return {device: most if (cap := own[device]) is None else min(most, cap) for device, most in mosts.items()}
+
+    @remembered
+    def mosts(self) -> Mapping[DeviceId, Bytes]:
+        return {device.id: self.most(device) for device in self.devices}
 
     @remembered
     def budgets(self) -> Mapping[DeviceId, Bytes]:
