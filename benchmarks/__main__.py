@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import lab, streams
+from benchmarks import decisions, lab, streams
 
-MEASUREMENTS = {"streams": streams.main, "lab": lab.main}
+MEASUREMENTS = {"streams": streams.main, "lab": lab.main, "decisions": decisions.main}
 
 
 def main() -> None:

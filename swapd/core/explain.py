@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from swapd.core.decision import Candidate, Choice, Decision
 from swapd.core.group import Group
-from swapd.core.model import DeviceKind, Footprint, RequestId, ResidentId
+from swapd.core.model import DeviceId, DeviceKind, Footprint, RequestId, ResidentId
 from swapd.core.planner import Plan
 from swapd.core.resident import Resident
 from swapd.core.state import State
-from swapd.units import format_bytes
+from swapd.units import Bytes, format_bytes
 
 NAMED: Final = 8
 """So many of the requests concerned are named."""
@@ -25,6 +25,8 @@ def placed(state: State, group: Group, plan: Plan, others: Iterable[Plan], resid
             reason = f"{leaving} to leave: {group.variant.name} does not fit beside"
         case Choice.OFFLOAD:
             reason = f"{plan.placement}: no more of it fits beside the others"
+        case _ if state.has_gpu() and plan.placement.share < 1:
+            reason = f"so it fits beside the others: {plan.placement}"
         case _:
             reason = "it fits beside the others"
     return _of_group(state, group, plan, others, reason, resident)
@@ -38,6 +40,13 @@ def waits(state: State, group: Group, plan: Plan | None, others: Iterable[Plan])
         requests, count = _requests(group)
         return Decision(Choice.WAIT, group.variant.name, group.variant.id, reason, requests, count)
     return _of_group(state, group, plan, others, reason, None)
+
+
+def too_large(need: Footprint, ceiling: Mapping[DeviceId, Bytes], pinned: tuple[str, ...]) -> str:
+    """Why it fits nowhere. `ceiling`: what could be had with everybody gone but the pinned, who are named."""
+    most = ", ".join(f"{format_bytes(max(0, ceiling.get(device, 0)))} on {device}" for device in need)
+    kept = f" without {', '.join(pinned)}, pinned" if pinned else ""
+    return f"it needs {needs(need)}; at most {most} can be made free{kept}"
 
 
 def refused(group: Group, reason: str) -> Decision:
@@ -97,9 +106,10 @@ def _avoid(state: State, plan: Plan, others: tuple[Plan, ...]) -> tuple[str, ...
         if lack <= 0:
             continue
         told.append(f"{format_bytes(lack)} more room on {device.id}")
-        if device.kind is DeviceKind.GPU and device.foreign >= lack:
+        foreign = state.foreign(device)
+        if device.kind is DeviceKind.GPU and foreign >= lack:
             who = ", ".join(dict.fromkeys(other.name for other in device.others[:3])) or "other programs"
-            told.append(f"less memory of {device.id} in use by {who}: {format_bytes(device.foreign)} now")
+            told.append(f"less memory of {device.id} in use by {who}: {format_bytes(foreign)} now")
         if state.configured_reserve(device) >= lack:
             told.append(f"a smaller reserve on {device.id}: {format_bytes(state.configured_reserve(device))} now")
     if any(other.choice is Choice.OFFLOAD for other in others):

@@ -270,7 +270,7 @@ class Predictor:
         ours = arithmetic(self.variant, placement)
         count, split = len(placement.devices), placement.split
         if self._sized is None:
-            self._sized = [place for known, place in self._sizes if known == self.variant.id]
+            self._sized = _sized_by_variant(self._sizes).get(self.variant.id, [])
         sized = [place for place in self._sized if len(place.devices) == count and place.split == split]
         if not sized:
             return ours
@@ -287,8 +287,24 @@ class Predictor:
         return self._off[sized]
 
 
+_by_variant: Final[list[tuple[object, Mapping[VariantId, list[Placement]]]]] = []
+"""The last answer of the next, and what it was about."""
+
+
+def _sized_by_variant(sizes: Mapping[tuple[VariantId, Placement], Footprint]) -> Mapping[VariantId, list[Placement]]:
+    """Of each variant, what was sized; asked of a thousand of them before anything more is."""
+    for known, answer in _by_variant[:]:
+        if known is sizes:
+            return answer
+    found: dict[VariantId, list[Placement]] = {}
+    for variant, place in sizes:
+        found.setdefault(variant, []).append(place)
+    _by_variant[:] = [(sizes, found)]
+    return found
+
+
 _PREDICTORS: Final[dict[VariantId, Predictor]] = {}
-_MOST_PREDICTORS: Final = 64
+_MOST_PREDICTORS: Final = 1024
 
 
 def predictor(state: State, variant: Variant) -> Predictor:

@@ -219,7 +219,8 @@ class _Step(Ahead):
                 self.say(Note(explain.refused(group, f"max_loaded is {self.state.policy.max_loaded}")))
                 self._refuse_placeless(group)
             case planner.Never(need, ceiling):
-                self.say(Note(explain.refused(group, f"not even alone: it needs {explain.needs(need)}")))
+                pinned = self._pinned_on(need.shortage(ceiling)[0])
+                self.say(Note(explain.refused(group, explain.too_large(need, ceiling, pinned))))
                 self._refuse_group(tuple(w for w in group if w.gpu_layers == wish), need, ceiling)
                 return variant_id not in self.state.waiting or self._place(variant_id)
             case _:
@@ -237,9 +238,7 @@ class _Step(Ahead):
     def _refuse_group(self, group: tuple[Waiting, ...], need: Footprint, ceiling: Mapping[DeviceId, Bytes]) -> None:
         state = self.state
         device, _ = need.shortage(ceiling)
-        pinned = tuple(
-            sorted(r.variant.name for r in state.residents.values() if state.is_pinned(r) and r.footprint[device])
-        )
+        pinned = self._pinned_on(device)
         here = next((each for each in state.devices if each.id == device), None)
         for waiting in group:
             cap = None if here is None else state.own_cap(waiting.variant, here)
@@ -258,6 +257,11 @@ class _Step(Ahead):
                     is_short,
                 )
             )
+
+    def _pinned_on(self, device: DeviceId) -> tuple[str, ...]:
+        """The pinned that hold memory there, by name."""
+        there = (r for r in self.state.residents.values() if r.footprint[device])
+        return tuple(sorted(r.variant.name for r in there if self.state.is_pinned(r)))
 
     def _refuse_placeless(self, group: Group) -> None:
         pinned = tuple(sorted(r.variant.name for r in eviction.pinned_beside(self.state, group.variant.id)))

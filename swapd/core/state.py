@@ -7,7 +7,9 @@ are computed afresh each time; nothing is counted up and down.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cache
+from operator import attrgetter, is_
 from typing import Final, TypeVar
 
 from swapd.core.group import Group, Waiting
@@ -39,18 +41,38 @@ _Answer = TypeVar("_Answer")
 
 
 def remembered(question: Callable[[State], _Answer]) -> Callable[[State], _Answer]:
-    """Answers the same question about the same state once: it is asked many times in one decision."""
+    """Answers the same question about the same state once: it is asked many times in one decision.
+
+    No such question may read the fields of ASIDE.
+    """
     last: list[tuple[State, _Answer]] = []
 
     def ask(state: State) -> _Answer:
         for known, answer in last[:]:
             if known is state:
                 return answer
+            if _are_alike(known, state):
+                last[:] = [(state, answer)]
+                return answer
         answer = question(state)
         last[:] = [(state, answer)]
         return answer
 
     return ask
+
+
+ASIDE: Final = frozenset({"told", "sizing"})
+"""What changes from one decision to the next in the same step, and what none of them rests on."""
+
+
+def _are_alike(one: State, other: State) -> bool:
+    read = _what_counts()
+    return all(map(is_, read(one), read(other)))
+
+
+@cache
+def _what_counts() -> attrgetter[tuple[object, ...]]:
+    return attrgetter(*(each.name for each in fields(State) if each.name not in ASIDE))
 
 
 @dataclass(frozen=True, slots=True)

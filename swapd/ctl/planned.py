@@ -11,10 +11,13 @@ from typing import Final
 
 from swapd.ctl.client import Json
 from swapd.ctl.terminal import cell, count, span, table
-from swapd.units import Bytes, format_bytes
+from swapd.units import Bytes, Seconds, format_bytes
 
 _HOST: Final = "host"
 _FULL_BATCH: Final = 512
+_ALL: Final = ("All fit together", "they", "need")
+_ASKED: Final[Seconds] = 2.0
+"""Since it was asked for some time has passed, and nobody asked for 29 minutes."""
 
 
 def page(plan: Json) -> str:
@@ -39,7 +42,7 @@ def yielded(document: Json, now: datetime) -> str:
     lasting = "for good"
     if document["until"] is not None:
         left = datetime.fromisoformat(document["until"]) - now
-        lasting = f"for {span(round(left.total_seconds()))}"
+        lasting = f"for {span(left.total_seconds() + _ASKED)}"
     told = f"{format_bytes(document['bytes'])} of {device} are yielded {lasting}"
     if document["freed"]:
         return f"{told}: {free} are free"
@@ -80,19 +83,36 @@ def _placement(model: Json) -> str:
 
 
 def _verdict(plan: Json) -> str:
-    """With the numbers of the GPUs; of the host where there is none."""
+    """With the numbers of the GPUs; of the host where there is none. And what would change it, or could be had more."""
     where = [each for each in plan["devices"] if each["kind"] == "gpu"] or plan["devices"]
     wanted = format_bytes(sum(plan["bytes"].get(each["id"], 0) for each in where))
     room = " + ".join(format_bytes(each["room"]) for each in where)
     there = f"{room} on {', '.join(cell(each['id']) for each in where)}"
+    subject, pronoun, verb = ("It fits wholly", "it", "needs") if len(plan["models"]) == 1 else _ALL
+    most = plan["context"]
     if plan["together"]:
-        return f"All fit together: yes ({wanted} of {there})"
+        more = (
+            f"\n{pronoun.capitalize()} would with up to {most} tokens a slot." if most and most > _context(plan) else ""
+        )
+        return f"{subject}: yes ({wanted} of {there}){more}"
     if 0 < plan["max_loaded"] < len(plan["models"]):
-        return f"All fit together: no ([scheduler] max_loaded is {plan['max_loaded']})"
-    return f"All fit together: no (wholly they need {wanted}; they can have {there})"
+        return f"{subject}: no ([scheduler] max_loaded is {plan['max_loaded']})"
+    lines = [f"{subject}: no (wholly {pronoun} {verb} {wanted}; {pronoun} can have {there})"]
+    if most:
+        lines.append(f"{pronoun.capitalize()} would with up to {most} tokens a slot.")
+    if any(model["fits"] == "no" for model in plan["models"]):
+        host = next((each for each in plan["devices"] if each["id"] == _HOST), None)
+        if host is not None and host not in where:
+            lines.append(f"What is not on a GPU has to fit into {format_bytes(host['room'])} of host memory.")
+    return "\n".join(lines)
+
+
+def _context(plan: Json) -> int:
+    return max(int(model["context"]) for model in plan["models"])
 
 
 def _combinations(plan: Json, fitting: list[Json]) -> str:
+    """With the largest context per slot that all of a set could have, where it is known."""
     names = [model["name"] for model in plan["models"]]
     rows = [
         (
@@ -100,10 +120,11 @@ def _combinations(plan: Json, fitting: list[Json]) -> str:
             *("x" if name in each["models"] else "" for name in names),
             _size(_on_cards(each["bytes"])),
             _size(each["bytes"].get(_HOST, 0)),
+            each["context"] or "",
         )
         for each in fitting
     ]
-    return table(("", *(cell(name) for name in names), "VRAM", "HOST"), rows)
+    return table(("", *(cell(name) for name in names), "VRAM", "HOST", "MOST CONTEXT"), rows)
 
 
 def _size(size: Bytes, mark: str = "") -> str:

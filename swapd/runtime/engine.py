@@ -47,6 +47,7 @@ from swapd.runtime.health import Health
 from swapd.runtime.journal import Journal
 from swapd.runtime.ports import Clock, Files, Lessons, Memory, Sizes, Workers
 from swapd.runtime.settling import Settling
+from swapd.runtime.untold import Untold
 from swapd.runtime.warmth import Warmth
 from swapd.units import Seconds, Tokens
 
@@ -108,7 +109,7 @@ class Engine:
         self._timer: asyncio.TimerHandle | None = None
         self._tasks = asyncio.TaskGroup()
         self._measuring = asyncio.Lock()
-        self._health = Health(clock)
+        self._health, self._untold = Health(clock), Untold()
         self.warmth = Warmth(files, clock, self.post, self.spawn)
         workers.notify_deaths(self._worker_died)
 
@@ -194,6 +195,8 @@ class Engine:
         self.journal.record(before, event, self.state, commands)
         self._keep_lessons(before)
         self._look_at_file(before, event)
+        if isinstance(event, MemoryMeasured) and self.state.measured_at is not None:  # else it shows a load half done
+            self._untold.look(self.state)
         if any(not isinstance(command, MeasureMemory | Note) for command in commands):
             self._health.moved()
         for command in commands:

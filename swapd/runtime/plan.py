@@ -17,6 +17,10 @@ from swapd.units import Bytes, MiB, Tokens, format_bytes
 
 MADE_UP: Final = "made up"
 """The source of devices that nobody has measured."""
+STEP: Final[Tokens] = 1024
+"""Of the largest context that is told."""
+WITH_CONTEXT: Final = 12
+"""Of so many sets that could not be larger it is told: each takes some milliseconds to find."""
 CONTEXT: Final[Bytes] = 400 * MiB
 """What a process takes on a card besides its model, where no card has shown it yet: about a CUDA context."""
 
@@ -36,12 +40,23 @@ class Question:
     def variants(self) -> tuple[Variant, ...]:
         return tuple(self._adjusted(model) for model in self.models)
 
-    def _adjusted(self, model: Variant) -> Variant:
-        context = self.context or model.context
+    def with_most(self, most: Tokens, models: Iterable[Variant]) -> tuple[Variant, ...]:
+        """These with so much context each, or as much as they were trained for; what makes vectors as it is."""
+        return tuple(
+            self._adjusted(model) if model.pooling else self._adjusted(model, min(most, longest(model)))
+            for model in models
+        )
+
+    def _adjusted(self, model: Variant, context: Tokens | None = None) -> Variant:
+        context = context or self.context or model.context
         slots = self.slots or model.slots
         if (context, slots) == (model.context, model.slots):
             return model
         return replace(model, id=VariantId(f"{model.id}?{slots}x{context}"), context=context, slots=slots)
+
+
+def longest(model: Variant) -> Tokens:
+    return model.shape.trained_context or model.context
 
 
 def document(state: State, question: Question) -> dict[str, object]:
@@ -50,22 +65,43 @@ def document(state: State, question: Question) -> dict[str, object]:
     """
     variants = question.variants()
     seen = frozenset() if question.cards is not None else frozenset({*state.lessons, *state.sizes})
-    state = _with_known(state, zip(question.models, variants, strict=True))
-    machine = combine.emptied(state, variants) if question.cards is None else _made_up(state, question.cards)
+    machine = _stage(state, question, question.models, variants)
     placed = combine.together(machine, variants)
     rows = placed or combine.one_after_another(machine, variants)
     room = machine.room()
     shown = {device.id: device for device in (state if question.cards is None else machine).devices}
-    leave = () if question.cards is not None else combine.leaving(state, variants)
+    known = _with_known(state, zip(question.models, variants, strict=True))
+    leave = () if question.cards is not None else combine.leaving(known, variants)
     return {
         "devices": [_device(machine, shown[device.id], room) for device in machine.devices],
         "models": [_model(machine, variant, row, seen) for variant, row in zip(variants, rows, strict=True)],
         "together": placed is not None,
+        "context": _most_context(state, question, question.models),
         "bytes": _bytes(_sum(machine, variants, placed)),
         "max_loaded": state.policy.max_loaded,
         "leave": [{"name": resident.variant.name, "reason": reason} for resident, reason in leave],
-        "combinations": _combinations(machine, variants),
+        "combinations": _combinations(state, question, machine, variants),
     }
+
+
+def _stage(state: State, question: Question, models: Iterable[Variant], variants: Sequence[Variant]) -> State:
+    """The machine that is asked about, with what is known of the models retold for the variants of them."""
+    known = _with_known(state, zip(models, variants, strict=True))
+    return combine.emptied(known, variants) if question.cards is None else _made_up(known, question.cards)
+
+
+def _most_context(state: State, question: Question, models: Sequence[Variant]) -> Tokens | None:
+    """The most per slot with which all of them would fit wholly beside each other; None: not even the least would."""
+
+    def fits(number: int) -> bool:
+        variants = question.with_most(number * STEP, models)
+        return combine.together(_stage(state, question, models, variants), variants) is not None
+
+    low, high = 0, -(-max(longest(model) for model in models) // STEP)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return min(low * STEP, max(longest(model) for model in models)) or None
 
 
 def _device(machine: State, device: Device, room: Mapping[DeviceId, Bytes]) -> dict[str, object]:
@@ -112,22 +148,31 @@ def _fits(placed: Placed | None) -> str:
     return "whole" if place.share >= 1 and place.micro_batch >= placement.micro_batches(placed.variant)[0] else "part"
 
 
-def _combinations(machine: State, variants: Sequence[Variant]) -> list[dict[str, object]]:
+def _combinations(
+    state: State, question: Question, machine: State, variants: Sequence[Variant]
+) -> list[dict[str, object]]:
     """Of two models and more: those that fit and could not be larger first, then by size."""
+    models = dict(zip(variants, question.models, strict=True))
     if len(variants) < 2:
         return []
 
     def order(combination: Combination) -> tuple[bool, bool, int]:
         return not combination.is_maximal, combination.placed is None, -len(combination.variants)
 
+    sets = sorted(combine.subsets(machine, variants), key=order)
     return [
         {
             "models": [variant.name for variant in found.variants],
             "bytes": _bytes(_sum(machine, found.variants, found.placed)),
             "fits": found.placed is not None,
             "maximal": found.is_maximal,
+            "context": (
+                _most_context(state, question, [models[variant] for variant in found.variants])
+                if found.is_maximal and number < WITH_CONTEXT
+                else None
+            ),
         }
-        for found in sorted(combine.subsets(machine, variants), key=order)
+        for number, found in enumerate(sets)
     ]
 
 

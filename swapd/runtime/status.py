@@ -139,8 +139,8 @@ class Show:
             "free": device.free,
             "reserve": state.reserve(device),
             "limit": state.limit(device),
-            "ours": device.ours,
-            "foreign": device.foreign,
+            "ours": state.obtainable(device) - device.free,
+            "foreign": state.foreign(device),
             "processes": [{"pid": p.pid, "name": p.name, "bytes": p.size} for p in device.others],
         }
 

@@ -20,7 +20,7 @@ async def test_a_plan_says_what_goes_where(client: Client, gateway: ScriptedGate
     response = await client.post("/swapd/plan", json={"models": ["tiny", "chat"]})
     assert response.status == 200
     plan = await response.json()
-    assert plan.keys() == {"devices", "models", "together", "bytes", "max_loaded", "leave", "combinations"}
+    assert plan.keys() == {"devices", "models", "together", "context", "bytes", "max_loaded", "leave", "combinations"}
     assert [device["id"] for device in plan["devices"]] == ["cuda:0", "host"]
     assert all(device.keys() == DEVICE_KEYS for device in plan["devices"])
     tiny, big = plan["models"]

@@ -54,6 +54,8 @@ def test_a_pinned_model_stays_and_is_named() -> None:
     (order,) = desk.measured()
     assert isinstance(order, RefuseRequest)
     assert (order.device, order.needed, order.available, order.pinned) == (CARD, 8 * GiB, 6 * GiB, ("a",))
+    assert "at most 6 GiB on cuda:0" in desk.notes[-1].reason
+    assert "without a, pinned" in desk.notes[-1].reason
 
 
 def test_beside_a_pinned_model_a_newcomer_is_loaded_in_part() -> None:
@@ -65,6 +67,15 @@ def test_beside_a_pinned_model_a_newcomer_is_loaded_in_part() -> None:
     orders = desk.measured()
     assert (stopped(orders), started(orders)) == ([], ["big"])
     assert desk.resident(BIG).placement.gpu_layers == 3
+
+
+def test_who_is_loaded_in_part_for_want_of_more_is_not_said_to_fit() -> None:
+    desk = Desk()
+    desk.idle(variant("a", 4 * GiB))
+    desk.pin("a")
+    desk.wants(variant("b", 8 * GiB), "1")
+    desk.measured()
+    assert desk.notes[-1].reason == "so it fits beside the others: 75%/25% GPU/CPU"
 
 
 def test_the_pinned_stay_also_when_somebody_is_overdue() -> None:

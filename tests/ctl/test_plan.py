@@ -98,8 +98,8 @@ def test_a_row_a_model_the_verdict_who_leaves_and_the_sets(script: type[Script])
     assert leaving == "Would have to leave:\n  old: for gemma, which needs 600 MiB on cuda:0"
     rows = [columns(line) for line in sets.splitlines()[1:]]
     assert rows == [
-        ["smollm2-135m", "gemma", "VRAM", "HOST"],
-        ["*", "x", "x", "1.17 GiB", "120 MiB"],
+        ["smollm2-135m", "gemma", "VRAM", "HOST", "MOST CONTEXT"],
+        ["*", "x", "x", "1.17 GiB", "120 MiB", "4096"],
         ["x", "600 MiB", "60 MiB"],
         ["x", "600 MiB", "60 MiB"],
     ]
@@ -132,6 +132,30 @@ def test_no_says_what_they_would_need(script: type[Script]) -> None:
     assert "no ([scheduler] max_loaded is 1)" in planned.page(plan | {"max_loaded": 1})
 
 
+@pytest.mark.parametrize(
+    ("together", "context", "told"),
+    [
+        (True, 12_288, "They would with up to 12288 tokens a slot."),
+        (True, 4096, None),
+        (False, 2048, "They would with up to 2048 tokens a slot."),
+        (False, None, None),
+    ],
+)
+def test_what_context_would_do_or_could_be_had(
+    together: bool, context: int | None, told: str | None, script: type[Script]
+) -> None:
+    verdict = planned.page(script.PLAN | {"together": together, "context": context}).split("\n\n")[1]
+    assert verdict.splitlines()[1:] == ([told] if told else [])
+
+
+def test_one_model_that_fits_nowhere_is_told_what_the_host_has(script: type[Script]) -> None:
+    alone = {"models": [script.PLACED | {"fits": "no", "devices": []}], "combinations": [], "leave": []}
+    verdict = planned.page(script.PLAN | alone | {"together": False, "context": None}).split("\n\n")[1]
+    first, second = verdict.splitlines()
+    assert first == "It fits wholly: no (wholly it needs 1.17 GiB; it can have 23 GiB on cuda:0)"
+    assert second == "What is not on a GPU has to fit into 48 GiB of host memory."
+
+
 def test_several_cards_and_none(script: type[Script]) -> None:
     gpu, host = script.PLAN["devices"]
     cards = script.PLAN | {"devices": [gpu, gpu | {"id": "cuda:1", "room": 7 * GIB}, host]}
@@ -157,12 +181,12 @@ def test_names_cannot_command_the_terminal(script: type[Script]) -> None:
 @pytest.mark.parametrize(
     ("facts", "told"),
     [
-        ({}, "8 GiB of cuda:0 are yielded for 29 minutes: 9 GiB are free"),
+        ({}, "8 GiB of cuda:0 are yielded for 30 minutes: 9 GiB are free"),
         ({"until": None}, "8 GiB of cuda:0 are yielded for good: 9 GiB are free"),
         (
             {"freed": False, "free": GIB},
             (
-                "8 GiB of cuda:0 are yielded for 29 minutes, but only 1 GiB are free: "
+                "8 GiB of cuda:0 are yielded for 30 minutes, but only 1 GiB are free: "
                 "what holds the rest is pinned, at work, or no model of swapd"
             ),
         ),

@@ -193,7 +193,7 @@ def test_without_an_answer_of_the_driver_residents_serve_and_nothing_goes_to_the
 def test_a_driver_that_tells_nothing_of_processes_will_do(
     soft_gpu: MakeSoftGPU, start_on: StartOn, telling: Telling
 ) -> None:
-    """Nobody tells then what a process takes besides its model: the owner's reserve has to hold it."""
+    """Nobody tells then what a process takes besides its model: the owner's reserve has to hold it, and is told so."""
     gpu = soft_gpu(ONE, context=CONTEXT)
     gpu.tell_processes(telling)
     gpu.env["SWAPD_MEMORY__VRAM_RESERVE"] = "32MiB"  # a process takes more than its model, and nobody tells
@@ -203,6 +203,10 @@ def test_a_driver_that_tells_nothing_of_processes_will_do(
 
     assert daemon.resident_names() == {"a"}
     assert gpu.refusals() == []
+    assert sum("does not tell what each process holds" in line for line in daemon.log) == 1
+    (card,) = [device for device in daemon.status()["devices"] if device["kind"] == "gpu"]
+    assert card["ours"] > 100 * MiB, "what was predicted counts as ours"
+    assert card["foreign"] < 32 * MiB
 
 
 def test_an_allocation_refused_at_load_is_not_the_clients_trouble(soft_gpu: MakeSoftGPU, start_on: StartOn) -> None:

@@ -112,6 +112,22 @@ def test_where_not_all_fit_each_takes_its_turn() -> None:
     assert document["bytes"]["cuda:0"] > 100 * GiB
 
 
+def test_the_largest_context_is_the_last_with_which_they_fit_wholly() -> None:
+    a, b = model("a"), model("b", 3 * GiB)
+    most = ask(machine(), a, b)["context"]
+    assert most % plan.STEP == 0
+    assert ask(machine(), a, b, context=most)["together"]
+    assert not ask(machine(), a, b, context=most + plan.STEP)["together"]
+    (both, *_), alone = ask(machine(), a, b)["combinations"], ask(machine(), b)["context"]
+    assert (both["models"], both["context"]) == (["a", "b"], most)
+    assert most < alone <= SHAPE.trained_context
+
+
+def test_nobody_gets_more_context_than_it_was_trained_for_and_none_is_no_context() -> None:
+    assert ask(machine(48 * GiB), model("a"))["context"] == SHAPE.trained_context
+    assert ask(machine(), model("c", 90 * GiB))["context"] is None
+
+
 def test_without_a_card_they_go_to_the_host() -> None:
     document = ask(machine(None), model("a"))
     assert (document["models"][0]["fits"], document["together"]) == ("cpu", True)
