@@ -101,9 +101,7 @@ def main() -> None:
             life = Life(case)
             life.live()
             print(f"  {case!s:24} {_figures(life.placing, bar)}; {_figures(life.placing + life.others, bar)}")
-    print(
-        f"\nmilliseconds of one measurement of this machine with {WORKERS} workers, in a thread of its own"
-    )
+    print(f"\nmilliseconds of one measurement of this machine with {WORKERS} workers, in a thread of its own")
     print(f"  {_figures(_measurements(), 2.0)}")
 
 
