@@ -115,7 +115,7 @@ class GenerationRequest:
     Either `messages`, which the model's chat template renders, or `prompt`, which the model reads as it
     is: text, or token numbers; with `suffix`, what is between the two is wanted. `max_tokens` None: until the
     model stops or its context is full. Stop strings are not part of the answer. `echo`: the answer starts with
-    the prompt's text.
+    the prompt's text, and with the logarithms of its tokens where these are asked for.
     """
 
     id: str
@@ -222,6 +222,8 @@ class TokenLogprob:
 
     drawn: Likelihood
     top: tuple[Likelihood, ...] = ()
+    is_first: bool = False
+    """Of a prompt's tokens: nothing comes before it, and its logarithm says nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from swapd.api.llamaserver_bodies import (
     read_infill,
 )
 from swapd.api.llamaserver_voice import CompletionVoice, settings_document
-from swapd.api.openai import DEFAULTS
+from swapd.api.openai import DEFAULTS, seeded
 from swapd.api.openai_messages import check_choice
 from swapd.errors import Overloaded
 from swapd.generation import GenerationRequest
@@ -47,9 +47,11 @@ async def complete(request: web.Request) -> web.StreamResponse:
     name = await model_for(gateway, body.model, _COMPLETION)
     prompts = [await _prompt(gateway, name, parts) for parts in body.prompt]
     bias = await _bias(gateway, name, body)
+    ids = generation_ids(request, len(prompts) * body.choices)
     asks = [
-        _ask(request, name, body, GenerationRequest(unique, prompt=prompt), bias)
-        for unique, prompt in zip(generation_ids(request, len(prompts)), prompts, strict=True)
+        _ask(request, name, body, GenerationRequest(ids.pop(0), prompt=prompt), bias, index)
+        for prompt in prompts
+        for index in range(body.choices)
     ]
     voice = CompletionVoice(name, body, [ask.request for ask in asks])
     return await give(request, asks, voice, streamed=bool(body.stream))
@@ -161,7 +163,9 @@ def _ask(
     body: CompletionBody | InfillBody,
     wanted: GenerationRequest,
     bias: tuple[tuple[int, float], ...],
+    index: int = 0,
 ) -> Ask:
+    """`index`: which of a prompt's answers."""
     return Ask(
         model=name,
         request=GenerationRequest(
@@ -169,7 +173,7 @@ def _ask(
             prompt=wanted.prompt,
             suffix=wanted.suffix,
             files=wanted.files,
-            sampling=body.sampling,
+            sampling=seeded(body.sampling, index),
             max_tokens=body.limit,
             stop=tuple(body.stop),
             ignore_eos=bool(body.ignore_eos),

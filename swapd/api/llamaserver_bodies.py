@@ -19,6 +19,8 @@ from swapd.api.openai_messages import Conversation
 from swapd.units import Tokens
 
 MAX_PROMPTS: Final = 128
+MAX_ANSWERS: Final = 128
+"""To one request: prompts times `n_cmpl`."""
 MAX_PROBABILITIES: Final = 128
 MAX_FILES: Final = 256
 _MAX_FIELDS: Final = 64
@@ -43,9 +45,13 @@ UNSERVED: Final[Mapping[str, Callable[[Any], bool]]] = {
     "lora": is_empty,
     "post_sampling_probs": is_among(False),
     "grammar_lazy": is_among(False),
+    "adaptive_target": lambda value: isinstance(value, (int, float)) and value < 0,
+}
+
+UNSERVED_INFILL: Final[Mapping[str, Callable[[Any], bool]]] = {
+    **UNSERVED,
     "n_cmpl": is_among(1, 1.0),
     "n": is_among(1, 1.0),
-    "adaptive_target": lambda value: isinstance(value, (int, float)) and value < 0,
 }
 
 Part = str | int
@@ -159,6 +165,20 @@ class CompletionBody(Generated):
     prompt: Annotated[
         list[list[Part]], BeforeValidator(_prompts, json_schema_input_type=str | list[Part] | list[list[Part]])
     ]
+    n_cmpl: Annotated[Whole, Field(ge=1, le=MAX_ANSWERS)] | None = None
+    n: Annotated[Whole, Field(ge=1, le=MAX_ANSWERS)] | None = None
+    """The same, as OpenAI calls it."""
+
+    @property
+    def choices(self) -> int:
+        """Answers to each prompt."""
+        return self.n_cmpl or self.n or 1
+
+    @model_validator(mode="after")
+    def _has_few_answers(self) -> CompletionBody:
+        if len(self.prompt) * self.choices > MAX_ANSWERS:
+            raise ValueError(f"at most {MAX_ANSWERS} answers are allowed: prompts times 'n_cmpl'")
+        return self
 
 
 class File(Body):
@@ -208,5 +228,5 @@ def read_completion(body: Mapping[str, Any]) -> CompletionBody:
 
 def read_infill(body: Mapping[str, Any]) -> InfillBody:
     """Raises InvalidRequest."""
-    refuse(body, UNSERVED)
+    refuse(body, UNSERVED_INFILL)
     return parse(InfillBody, body)

@@ -47,16 +47,23 @@ async def chat(request: web.Request) -> web.StreamResponse:
 @routes.post("/v1/completions")
 async def complete(request: web.Request) -> web.StreamResponse:
     body = read_completion(await read_object(request))
-    ids = generation_ids(request, len(body.prompt) * body.choices)
+    ids = generation_ids(request, len(body.prompt) * body.tries)
     asks = [
         _ask(request, body, ids.pop(0), index, prompt=prompt, echo=bool(body.echo))
         for prompt in body.prompts
-        for index in range(body.choices)
+        for index in range(body.tries)
     ]
+    if body.tries > body.choices:  # the best are those whose tokens were likeliest
+        asks = [replace(ask, request=replace(ask.request, logprobs=ask.request.logprobs or 0)) for ask in asks]
     if body.suffix:
         await check_infill(request.app[GATEWAY], body.model)
         asks = [replace(ask, request=replace(ask.request, suffix=body.suffix)) for ask in asks]
     return await give(request, asks, CompletionVoice(asks[0].request.id, body), streamed=bool(body.stream))
+
+
+def seeded(sampling: Sampling, index: int) -> Sampling:
+    """Of a prompt's answers each with a seed draws otherwise, and the same again."""
+    return sampling if sampling.seed is None else replace(sampling, seed=(sampling.seed + index) % _SEEDS)
 
 
 def _ask(
@@ -67,16 +74,13 @@ def _ask(
     prompt: str | tuple[int, ...] = "",
     echo: bool = False,
 ) -> Ask:
-    """`index`: which of a prompt's answers; each of a seeded request draws otherwise, and the same again."""
-    sampling = body.sampling
-    if sampling.seed is not None:
-        sampling = replace(sampling, seed=(sampling.seed + index) % _SEEDS)
+    """`index`: which of a prompt's answers."""
     return Ask(
         model=body.model,
         request=GenerationRequest(
             id=unique,
             prompt=prompt,
-            sampling=sampling,
+            sampling=seeded(body.sampling, index),
             max_tokens=body.limit,
             stop=tuple(body.stop),
             echo=echo,

@@ -72,6 +72,11 @@ class GenerationBody(Sampled):
         return self.n or 1
 
     @property
+    def tries(self) -> int:
+        """Answers made of each prompt; the best are given."""
+        return self.choices
+
+    @property
     @abstractmethod
     def alternatives(self) -> int | None:
         """How many are told beside each token; None: no logarithms."""
@@ -115,13 +120,17 @@ class CompletionBody(GenerationBody):
     ]
     echo: bool | None = None
     logprobs: Alternatives | None = None
-    best_of: Whole | None = None
+    best_of: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
     suffix: str | None = None
     """What comes after the answer: it fills in the middle."""
 
     @property
     def alternatives(self) -> int | None:
         return self.logprobs
+
+    @property
+    def tries(self) -> int:
+        return self.best_of or self.choices
 
     @property
     def prompts(self) -> list[str | tuple[int, ...]]:
@@ -143,14 +152,19 @@ def read_chat(body: Mapping[str, Any]) -> ChatBody:
 def read_completion(body: Mapping[str, Any]) -> CompletionBody:
     """Raises InvalidRequest."""
     completion = parse(CompletionBody, body)
-    if completion.best_of not in (None, completion.choices):
-        raise InvalidRequest("cannot serve 'best_of' other than 'n': all answers are given, none is chosen", "best_of")
+    if completion.tries < completion.choices:
+        raise InvalidRequest(
+            f"cannot give {completion.choices} answers of {completion.tries}: 'best_of' must be at least 'n'", "best_of"
+        )
+    if completion.tries > completion.choices and completion.stream:
+        raise InvalidRequest("cannot stream with 'best_of' above 'n': the best are known at the end", "best_of")
     if completion.echo and completion.suffix:
         raise InvalidRequest("cannot serve 'echo' with 'suffix': the prompt is not all that comes before", "echo")
-    if completion.echo and completion.logprobs is not None:
-        raise InvalidRequest("cannot serve 'logprobs' with 'echo': a prompt's own are not computed", "logprobs")
-    if len(completion.prompt) * completion.choices > MAX_CHOICES:
-        raise InvalidRequest(f"cannot give more than {MAX_CHOICES} answers at once: prompts times 'n'", "n")
+    if len(completion.prompt) * completion.tries > MAX_CHOICES:
+        raise InvalidRequest(
+            f"cannot make more than {MAX_CHOICES} answers at once: prompts times 'n' or 'best_of'",
+            "n" if completion.best_of is None else "best_of",
+        )
     return _checked(completion)
 
 

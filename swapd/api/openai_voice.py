@@ -5,9 +5,9 @@ Used by `openai.py`, which has the routes.
 
 from __future__ import annotations
 
+import codecs
 import time
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, Final, assert_never
@@ -23,6 +23,7 @@ from swapd.generation import CallPart, Chunk, Ending, StopReason, TokenLogprob, 
 from swapd.runtime.asking import Answer
 
 _FINGERPRINT: Final = f"swapd-{__version__}"
+_new_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class _Voice(ABC):
@@ -43,12 +44,15 @@ class _Voice(ABC):
         }
         # Who asks for usage gets the key in every chunk, null until the last.
         self._usage_key: dict[str, object] = {"usage": None} if body.stream and body.wants_usage else {}
-        self._choices = body.choices
+        self._choices, self._tries = body.choices, body.tries
         self._tells = body.alternatives is not None
         self._spent: dict[int, Usage] = {}
 
     def whole(self, wholes: Sequence[Whole]) -> object:
         self._spent = {index: whole.ending.usage for index, whole in enumerate(wholes)}
+        if self._tries > self._choices:
+            prompts = range(0, len(wholes), self._tries)
+            wholes = [whole for at in prompts for whole in _best(wholes[at : at + self._tries], self._choices)]
         return {
             **self._head,
             "choices": [
@@ -67,8 +71,13 @@ class _Voice(ABC):
         return self.likelihoods(logprobs, index) if self._tells else None
 
     def _usage(self) -> dict[str, object]:
-        """A prompt of several answers counts once."""
-        first = _total([usage for index, usage in self._spent.items() if index % self._choices == 0])
+        """A prompt of several answers counts once: as for the answer that found least of it evaluated."""
+        prompts: dict[int, Usage] = {}
+        for index, usage in self._spent.items():
+            known = prompts.setdefault(index // self._tries, usage)
+            if usage.cached < known.cached:
+                prompts[index // self._tries] = usage
+        first = _total(list(prompts.values()))
         completion = sum(usage.completion for usage in self._spent.values())
         return _usage(replace(first, completion=completion))
 
@@ -143,7 +152,8 @@ class CompletionVoice(_Voice):
 
     def __init__(self, unique: str, body: GenerationBody) -> None:
         super().__init__(unique, body)
-        self._offsets: defaultdict[int, int] = defaultdict(int)
+        self._read: dict[int, tuple[codecs.IncrementalDecoder, int]] = {}
+        """Of each answer: where the characters stand that its tokens have completed."""
 
     def content(self, whole: Whole, index: int) -> dict[str, object]:
         return {"index": index, "text": whole.text}
@@ -159,22 +169,35 @@ class CompletionVoice(_Voice):
         return self._text("", index, _finish(ending), timings=timings(ending.usage))
 
     def likelihoods(self, logprobs: Sequence[TokenLogprob], index: int) -> dict[str, object]:
-        tokens = [one.drawn.raw.decode("utf-8", "replace") for one in logprobs]
         offsets = []
-        for token in tokens:
-            offsets.append(self._offsets[index])
-            self._offsets[index] += len(token)
+        for one in logprobs:
+            decoder, offset = self._read.get(index) or (_new_decoder("replace"), 0)
+            offsets.append(offset)
+            self._read[index] = decoder, offset + len(decoder.decode(one.drawn.raw))
         return {
-            "tokens": tokens,
-            "token_logprobs": [one.drawn.logprob for one in logprobs],
-            "top_logprobs": [
-                {other.raw.decode("utf-8", "replace"): other.logprob for other in one.top} for one in logprobs
-            ],
+            "tokens": [one.drawn.raw.decode("utf-8", "replace") for one in logprobs],
+            "token_logprobs": [None if one.is_first else one.drawn.logprob for one in logprobs],
+            "top_logprobs": [None if one.is_first else _alternatives(one) for one in logprobs],
             "text_offset": offsets,
         }
 
     def _text(self, text: str, index: int, finish: str | None = None, logprobs: object = None, **more: object) -> bytes:
         return self.frame([{"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}], **more)
+
+
+def _alternatives(one: TokenLogprob) -> dict[str, float]:
+    """Of tokens that read alike (parts of characters) the likeliest."""
+    return {other.raw.decode("utf-8", "replace"): other.logprob for other in reversed(one.top)}
+
+
+def _best(wholes: Sequence[Whole], count: int) -> list[Whole]:
+    """Those whose tokens were likeliest, in the mean."""
+
+    def mean(whole: Whole) -> float:
+        drawn = whole.logprobs[len(whole.logprobs) - whole.ending.usage.completion :]
+        return sum(one.drawn.logprob for one in drawn) / len(drawn) if drawn else 0.0
+
+    return sorted(wholes, key=mean, reverse=True)[:count]
 
 
 def _call_delta(part: CallPart) -> dict[str, object]:

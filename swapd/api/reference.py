@@ -47,7 +47,7 @@ REFUSED: Final[Mapping[str, Mapping[str, Any]]] = {
     "/v1/chat/completions": openai_bodies.UNSERVED_CHAT,
     "/v1/responses": responses_bodies.UNSERVED,
     "/completion": llamaserver_bodies.UNSERVED,
-    "/infill": llamaserver_bodies.UNSERVED,
+    "/infill": llamaserver_bodies.UNSERVED_INFILL,
 }
 _SAME: Final = {"/infill": "/completion"}
 """What is ignored there is ignored here."""

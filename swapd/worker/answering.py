@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from swapd.generation import GenerationRequest, Usage
 from swapd.units import Seconds, Tokens
 from swapd.worker.drafting import Gauge, Hopeful, Lookup
+from swapd.worker.echoing import Echo
 from swapd.worker.likelihoods import Untold
 from swapd.worker.prompts import Prompt
 from swapd.worker.sampling import Sampler
@@ -42,6 +43,10 @@ class Answer:
     gauge: Gauge = field(default_factory=Gauge)
     drafted: Tokens = 0
     accepted: Tokens = 0
+    echo: Echo | None = None
+    """Where the prompt's own logarithms are told."""
+    follows: Leader | None = None
+    """Its prompt waits for another's, and goes on from there."""
 
     def usage(self, now: Seconds) -> Usage:
         turn = now if self.answering is None else self.answering
@@ -58,6 +63,15 @@ class Answer:
 @dataclass(slots=True)
 class Slot(Sequence):
     answer: Answer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """An answer whose prompt begins as another's does, for the first `at` tokens."""
+
+    slot: Slot
+    answer: Answer
+    at: Tokens
 
 
 @dataclass(slots=True)

@@ -23,8 +23,10 @@ class Context:
     In a step: `clear`, `add` for each slot, `decode`, then logits are at the rows that `add` returned.
     """
 
-    def __init__(self, pointer: Any, slots: int, vocabulary: int) -> None:
+    def __init__(self, pointer: Any, slots: int, vocabulary: int, rows: int = 0) -> None:
         self.pointer = pointer
+        self.rows = rows
+        """Of logits, at most, in one batch."""
         self._row = ctypes.c_float * vocabulary
         self._memory = C.llama_get_memory(pointer)
         self.slots = slots
@@ -72,10 +74,11 @@ class Context:
         self._wanted[row] = wants_logits
         return row
 
-    def add_whole(self, sequence: int, tokens: Sequence[int]) -> None:
-        """A text of which a vector is made: every token gives its part."""
-        end = self.add(sequence, tokens, 0, True)
+    def add_whole(self, sequence: int, tokens: Sequence[int], position: int = 0) -> int:
+        """As `add`, with a result for every token; the row of the last."""
+        end = self.add(sequence, tokens, position, True)
         self._wanted[end + 1 - len(tokens) : end + 1] = [1] * len(tokens)
+        return end
 
     @property
     def filled(self) -> Tokens:
@@ -104,6 +107,10 @@ class Context:
     def trim(self, sequence: int, length: Tokens) -> bool:
         """Forget what the sequence holds from `length` on; 0 always works, False: cut is not possible."""
         return bool(C.llama_memory_seq_rm(self._memory, sequence, length, -1))
+
+    def copy(self, sequence: int, into: int) -> None:
+        """Have another sequence hold what this one does; the bytes are copied when the next decode begins."""
+        C.llama_memory_seq_cp(self._memory, sequence, into, -1, -1)
 
     def first(self, sequence: int) -> int:
         """The first position of which everything is still there; -1: the sequence is empty."""

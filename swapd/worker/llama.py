@@ -18,7 +18,7 @@ from swapd.errors import InvalidRequest
 from swapd.units import Tokens
 from swapd.worker import backends
 from swapd.worker.context import Context
-from swapd.worker.parameters import VECTORS_AT_A_TIME, ModelParameters, Order, context_parameters
+from swapd.worker.parameters import VECTORS_AT_A_TIME, ModelParameters, Order, context_parameters, rows_of_logits
 
 _NO_TOKEN = -1
 
@@ -209,4 +209,4 @@ class Model:
         if not C.llama_get_memory(context):
             C.llama_free(context)
             raise CannotLoad("swapd cannot generate with it: it makes embeddings only")
-        return Context(context, order.slots, self.vocabulary.size)
+        return Context(context, order.slots, self.vocabulary.size, rows_of_logits(order))

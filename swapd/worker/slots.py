@@ -13,11 +13,13 @@ from typing import Final
 from swapd.generation import Ending, GenerationRequest, StopReason, Usage
 from swapd.units import Seconds, Tokens
 from swapd.wire import Failed, Finished, FromWorker, Piece, Pieces
+from swapd.worker import sharing
 from swapd.worker.adapters import Adapters
 from swapd.worker.answering import Answer, Part, Slot
 from swapd.worker.constraints import Constraints
 from swapd.worker.context import Context
 from swapd.worker.drafting import Drafter, Lookup
+from swapd.worker.echoing import Echo
 from swapd.worker.llama import Model
 from swapd.worker.prompts import Prompt, Reader
 from swapd.worker.sampling import Sampler
@@ -88,6 +90,7 @@ class Slots:
         pieces: list[Piece] = []
         frames: list[FromWorker] = []
         self._grant(pieces, frames)
+        sharing.share(self._slots, self._keeper)
         frames += self._saved()
         parts = self._fill()
         if parts:
@@ -105,16 +108,20 @@ class Slots:
         return [Pieces(tuple(pieces)), *frames] if pieces else frames
 
     def _grant(self, pieces: list[Piece], frames: list[FromWorker]) -> None:
-        while self._waiting and (free := [slot for slot in self._slots if slot.answer is None]):
+        while self._waiting and (free := self._free()):
             request, prompt = self._waiting.popleft()
             try:
                 slot, answer = self._begin(free, request, prompt)
             except Exception as error:  # one request's trouble is not the others'
                 frames.append(failed(request.id, error))
                 continue
-            if request.echo and prompt.text:
+            if request.echo and answer.echo is None and prompt.text:
                 pieces.append(Piece(request.id, prompt.text, 0))
             slot.answer = answer
+
+    def _free(self) -> list[Slot]:
+        held = sharing.followed(self._slots)
+        return [slot for slot in self._slots if slot.answer is None and slot.sequence not in held]
 
     def _saved(self) -> list[FromWorker]:
         saved, self._keeper.saved = self._keeper.saved, []
@@ -122,16 +129,23 @@ class Slots:
 
     def _begin(self, free: list[Slot], request: GenerationRequest, prompt: Prompt) -> tuple[Slot, Answer]:
         began = perf_counter()
+        echo = None
+        if request.echo and request.logprobs is not None:
+            echo = Echo(request, prompt, self._model.vocabulary)
         constraint = self._constraints.make(request, prompt.rules)
         sampler = Sampler(request, self._model.vocabulary, self._context.length, prompt.tokens, constraint)
         adapter = self._adapters.find(request.adapter)
-        seat = self._keeper.seat(free, prompt.tokens, adapter, request.caches)
+        caches = request.caches and echo is None
+        seat = self._keeper.seat(free, prompt.tokens, adapter, caches)
         room = self._context.length - len(prompt.tokens)
         limit = room if request.max_tokens is None else min(room, request.max_tokens)
         text = Text(prompt.stops)
         parser = None if prompt.reading is None else prompt.reading.parser()
         teller = Teller(request.id, parser, request.parallel_calls)
         answer = Answer(request, prompt, sampler, text, teller, limit, seat.cached, seat.restored, began)
+        answer.echo = echo
+        if caches:
+            answer.follows = sharing.leader(self._slots, prompt.tokens, adapter, seat.cached, self._keeper)
         if self._drafter is not None:
             answer.lookup = Lookup(prompt.tokens)
         return seat.slot, answer
@@ -145,9 +159,9 @@ class Slots:
         taking = [(slot, slot.answer) for slot in self._slots if slot.answer and slot.adapter == adapter]
         running = [(slot, answer) for slot, answer in taking if answer.answering is not None]
         prefilling = [
-            (self._keeper.pause(slot, len(answer.prompt.tokens)) - len(slot.held), slot, answer)
+            (self._pause(slot, answer) - len(slot.held), slot, answer)
             for slot, answer in taking
-            if answer.answering is None
+            if answer.answering is None and answer.follows is None
         ]
         # Beside prompts nothing is proposed: they make the batch large enough.
         drafts = [] if prefilling or self._drafter is None else self._draft(self._drafter, running)
@@ -160,18 +174,31 @@ class Slots:
         room = context.batch_size - len(parts)
         if parts:
             room = min(room, PREFILL_BESIDE)
+        rows = context.rows - len(parts) - len(prefilling)
         prefilling.sort(key=lambda entry: entry[0])  # short prompts leave what they do not need to longer ones
         for index, (left, slot, answer) in enumerate(prefilling):
             count = min(left, -(-room // (len(prefilling) - index)))
+            if answer.echo is not None:
+                count = min(count, rows + 1)
+                rows -= count - 1
             if count == 0:
                 break
             room -= count
             start = len(slot.held)
             tokens = answer.prompt.tokens[start : start + count]
             is_last = start + count == len(answer.prompt.tokens)
-            row = context.add(slot.sequence, tokens, start, is_last)
+            if answer.echo is not None:
+                row = context.add_whole(slot.sequence, tokens, start)
+            else:
+                row = context.add(slot.sequence, tokens, start, is_last)
             parts.append(Part(slot, answer, tokens, row, is_last))
         return parts
+
+    def _pause(self, slot: Slot, answer: Answer) -> Tokens:
+        """How far its prompt may be evaluated in this step."""
+        end = self._keeper.pause(slot, len(answer.prompt.tokens))
+        others = sharing.pause(self._slots, slot)
+        return end if others is None else min(end, others)
 
     def _draft(self, drafter: Drafter, running: list[tuple[Slot, Answer]]) -> list[list[int]]:
         drafts = drafter.propose([answer.hopeful(slot) for slot, answer in running])
@@ -181,6 +208,8 @@ class Slots:
 
     def _collect(self, parts: list[Part], pieces: list[Piece], frames: list[FromWorker]) -> None:
         for part in parts:
+            if part.answer.echo is not None and part.answer.answering is None:
+                pieces.append(self._echo(part, part.answer.echo))
             part.slot.held += part.tokens
             if not part.has_logits:
                 self._keeper.evaluated(part.slot, len(part.answer.prompt.tokens))
@@ -192,6 +221,11 @@ class Slots:
                 ending = failed(part.answer.request.id, error)
             if ending is not None:
                 frames.append(ending)
+
+    def _echo(self, part: Part, echo: Echo) -> Piece:
+        start, count = len(part.slot.held), len(part.tokens)
+        first = part.row + 1 - count
+        return echo.tell(start, count, lambda row: self._context.logits(first + row))
 
     def _settle(self, part: Part, pieces: list[Piece]) -> FromWorker | None:
         """Draw after each token that was right; forget those behind the first that was not."""

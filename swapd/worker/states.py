@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Listed
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Final, Generic, TypeVar
@@ -34,6 +34,10 @@ WORTH_RESTORING: Final[Tokens] = 64
 """What a file must spare beyond what a slot holds anyway."""
 WORTH_COPYING: Final[Tokens] = 64
 """What a checkpoint must be ahead of the one before it."""
+WORTH_SHARING: Final[Tokens] = 16
+"""What must be spared by copying another slot's cache."""
+_COPIED_A_TOKEN: Final[Tokens] = 256
+"""All of a slot's cache is copied, however little of it is used: so much of it in the time that a token takes."""
 TAIL: Final[Tokens] = 8
 """The end of the prompt is left out of the checkpoint: the opening of the answer is not always rendered again."""
 
@@ -44,6 +48,8 @@ class Checkpoint:
 
     at: Tokens
     copy: Copy
+    is_shared: bool = False
+    """Another slot has it too: the copy is not to be overwritten."""
 
 
 @dataclass(slots=True)
@@ -82,6 +88,7 @@ class Keeper:
         self._can_cut = not (model.window or model.is_recurrent)
         self._shelf = None if order is None else Shelf(order, context.length)
         self._requests = 0
+        self.worth_sharing = max(WORTH_SHARING, context.length // _COPIED_A_TOKEN)
         self.saved: list[Saved] = []
 
     def seat(self, free: Listed[S], prompt: list[int], adapter: str = "", caches: bool = True) -> Seat[S]:
@@ -115,9 +122,28 @@ class Keeper:
         at, old = prompt - TAIL, slot.checkpoint
         if len(slot.held) == at and self._is_ahead(slot, at):
             slot.checkpoint = None
-            copy = self._context.partial(slot.sequence, None if old is None else old.copy)
+            copy = self._context.partial(slot.sequence, None if old is None or old.is_shared else old.copy)
             if copy is not None:
                 slot.checkpoint = Checkpoint(at, copy)
+
+    def shareable(self, source: Sequence, prompt: list[int]) -> Tokens:
+        """How many tokens of the prompt another slot could take over from what this one holds now."""
+        shared = _common(source, prompt)
+        return shared if shared == len(source.held) or shared >= self._shortest(source) else 0
+
+    def share(self, source: Sequence, slot: Sequence, prompt: list[int]) -> Tokens:
+        """Have the slot hold what it can take over, if that is worth it; how many tokens it holds then.
+
+        llama.cpp copies at the next decode: until then neither slot may be saved or restored.
+        """
+        shared = self.shareable(source, prompt)
+        if shared - len(slot.held) < self.worth_sharing:
+            return len(slot.held)
+        self._context.copy(source.sequence, slot.sequence)
+        if source.checkpoint is not None:
+            source.checkpoint = replace(source.checkpoint, is_shared=True)
+        slot.held, slot.checkpoint = source.held.copy(), source.checkpoint
+        return self._cut(slot, shared)
 
     def forget(self, slot: Sequence) -> None:
         """Nothing that the sequence holds is of use any more."""
@@ -142,10 +168,9 @@ class Keeper:
         """How many tokens of the prompt need not be evaluated in this slot; never its last one."""
         if slot.adapter != adapter:
             return 0
-        shared = min(common_prefix(slot.held, prompt), len(prompt) - 1)
-        if shared == len(slot.held) or shared >= self._shortest(slot):
-            return shared
-        return slot.checkpoint.at if slot.checkpoint is not None and slot.checkpoint.at <= shared else 0
+        if there := self.shareable(slot, prompt):
+            return there
+        return slot.checkpoint.at if slot.checkpoint is not None and slot.checkpoint.at <= _common(slot, prompt) else 0
 
     def _shortest(self, slot: Sequence) -> Tokens:
         """The shortest prefix, above none, that the sequence can be cut to as it is."""
@@ -216,3 +241,8 @@ class Keeper:
         if copy is not None:
             slot.checkpoint = Checkpoint(head.at, copy)
         return True
+
+
+def _common(slot: Sequence, prompt: list[int]) -> Tokens:
+    """How many tokens of the prompt, never its last one, are those that the slot holds."""
+    return min(common_prefix(slot.held, prompt), len(prompt) - 1)

@@ -153,6 +153,8 @@ class ScriptedGateway(Gateway):
         self.known = {model.name: model for model in known}
         self.questions: ScriptedQuestions = ScriptedQuestions(self.find)
         self.script: Script = (Chunk("Hel", 1), Chunk("lo", 1), ENDING)
+        self.scripts: list[Script] = []
+        """Of the next asks, one each; then `script`."""
         self.refusal: Exception | None = None
         self.hold: asyncio.Event | None = None
         self.tells: Sequence[Progress] = ()
@@ -184,7 +186,7 @@ class ScriptedGateway(Gateway):
         model = await self.find(ask.model)
         with self._opened():
             await self._hold_back(watch)
-            script = iter(self.script)
+            script = iter(self.scripts.pop(0) if self.scripts else self.script)
             first = next(script)
             if isinstance(first, Exception):
                 raise first

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from swapd.generation import Chunk, Likelihood, Sampling, TokenLogprob
+from swapd.generation import Chunk, Likelihood, Sampling, TokenLogprob, Usage
 from tests.api.conftest import ENDING, Client, ScriptedGateway, lines_of
 
 CHAT, PLAIN, GENERATE = "/v1/chat/completions", "/v1/completions", "/api/generate"
@@ -115,8 +116,10 @@ async def test_a_grammar_reaches_the_gateway(client: Client, gateway: ScriptedGa
         (CHAT, {"top_logprobs": 3}, "top_logprobs"),
         (CHAT, {"logprobs": True, "top_logprobs": 129}, "top_logprobs"),
         (PLAIN, {"logprobs": True}, "logprobs"),
-        (PLAIN, {"logprobs": 2, "echo": True}, "logprobs"),
-        (PLAIN, {"n": 3, "best_of": 5}, "best_of"),
+        (PLAIN, {"n": 3, "best_of": 2}, "best_of"),
+        (PLAIN, {"n": 3, "best_of": 5, "stream": True}, "best_of"),
+        (PLAIN, {"best_of": 65, "prompt": ["a", "b"]}, "best_of"),
+        (PLAIN, {"best_of": 129}, "best_of"),
         (PLAIN, {"n": 65, "prompt": ["a", "b"]}, "n"),
         (CHAT, {"n": 0}, "n"),
         (CHAT, {"n": 129}, "n"),
@@ -220,3 +223,45 @@ async def test_several_answers_of_several_prompts_come_in_their_order(client: Cl
     chunks = [json.loads(line.removeprefix("data: ")) for line in (await lines_of(response))[:-1]]
     assert {chunk["choices"][0]["index"] for chunk in chunks} == {0, 1, 2, 3}
     assert sorted(str(ask.request.prompt) for ask in gateway.asks) == ["a", "a", "b", "b"]
+
+
+async def test_an_echo_tells_the_prompt_s_own_logarithms_and_nothing_of_what_nothing_comes_before(
+    client: Client, gateway: ScriptedGateway
+) -> None:
+    def likely(raw: bytes, logprob: float, *top: tuple[bytes, float], first: bool = False) -> TokenLogprob:
+        others = tuple(Likelihood(9, other, amount) for other, amount in top)
+        return TokenLogprob(Likelihood(1, raw, logprob), others, is_first=first)
+
+    snow = "\u2603".encode()
+    prompt = (
+        likely(b"", 0.0, first=True),
+        likely(b"So", -1.5, (b"So", -1.5), (b"Oh", -2.5)),
+        likely(snow[:1], -2.0, (snow[:1], -2.0), (b"\xf0", -3.0)),
+        likely(snow[1:], -0.5, (snow[1:], -0.5)),
+    )
+    drawn = (likely(b"!", -0.25, (b"!", -0.25)),)
+    gateway.script = (Chunk("So\u2603", 0, logprobs=prompt), Chunk("!", 1, logprobs=drawn), ENDING)
+    answer = await (await client.post(PLAIN, json=body(PLAIN, echo=True, logprobs=2, max_tokens=1))).json()
+    assert gateway.asks[0].request.echo
+    assert answer["choices"][0]["text"] == "So\u2603!"
+    told = answer["choices"][0]["logprobs"]
+    assert told["token_logprobs"] == [None, -1.5, -2.0, -0.5, -0.25]
+    assert told["text_offset"] == [0, 0, 2, 2, 3]
+    assert told["tokens"][1] == "So"
+    assert told["top_logprobs"][0] is None
+    assert told["top_logprobs"][2] == {"\ufffd": -2.0}, "of those that read alike the likeliest"
+
+
+async def test_of_more_answers_than_wanted_the_likeliest_are_given(client: Client, gateway: ScriptedGateway) -> None:
+    scripts = [
+        (
+            Chunk(text, 1, logprobs=(TokenLogprob(Likelihood(1, text.encode(), amount)),)),
+            replace(ENDING, usage=Usage(completion=1)),
+        )
+        for text, amount in (("dull", -3.0), ("good", -0.5), ("fair", -1.0))
+    ]
+    gateway.scripts = list(scripts)
+    answer = await (await client.post(PLAIN, json=body(PLAIN, n=2, best_of=3))).json()
+    assert [(choice["index"], choice["text"]) for choice in answer["choices"]] == [(0, "good"), (1, "fair")]
+    assert all(choice["logprobs"] is None for choice in answer["choices"])
+    assert answer["usage"]["completion_tokens"] == 3, "all were made"

@@ -280,8 +280,6 @@ async def test_what_changes_nothing_is_ignored(client: Client, harmless: dict[st
         (CHAT, a_chat(modalities=["audio"]), "modalities"),
         (CHAT, a_chat(web_search_options={}), "web_search_options"),
         (CHAT, a_chat(n=True), "n"),
-        (PLAIN, a_prompt(best_of=2), "best_of"),
-        (PLAIN, a_prompt(logprobs=0, echo=True), "logprobs"),
         (CHAT, a_chat(messages=[{"role": "user", "content": [{"type": "image_url"}]}]), "messages[0].content"),
         (CHAT, a_chat(messages=[{"role": "assistant", "tool_calls": [{}]}]), "messages[0].tool_calls[0].function"),
     ],

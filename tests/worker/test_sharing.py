@@ -1,0 +1,131 @@
+"""Prompts that begin alike and are there at one time: what they have in common is evaluated once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from swapd.generation import StopReason
+from swapd.wire import Generate, Loaded
+from tests.recurrent import write_mamba
+from tests.worker.conftest import Answer, Child, a_load, ask
+
+LONG = " ".join(
+    f"Guest {i} of the inn asked for {i * 7 % 13} towels and for room number {i * 31 % 97}." for i in range(14)
+)
+"""More than 250 tokens for every model here."""
+LONGER = LONG + LONG.replace("Guest", "Page").replace("inn", "court") + LONG.replace("Guest", "Clerk")
+
+
+@pytest.fixture(scope="module", params=["smollm", "gemma", "mamba"])
+def worker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+    """Of four slots: with full attention, with windows, with recurrent states."""
+    if request.param == "mamba":
+        path = write_mamba(tmp_path_factory.mktemp("models") / "mamba.gguf")
+    else:
+        path = request.getfixturevalue(request.param)
+    child = Child()
+    try:
+        child.start()
+        assert isinstance(child.load(a_load(path, context=4096, slots=4)), Loaded)
+        yield child
+    finally:
+        child.close()
+
+
+@pytest.fixture(autouse=True)
+def _settled(worker: Child) -> Iterator[None]:
+    yield
+    worker.settle()
+
+
+def alone(worker: Child, prompt: str, name: str = "alone") -> Answer:
+    """As if nothing of it had ever been evaluated."""
+    (answer,) = worker.generate(ask(prompt, name=name, max_tokens=4, caches=False, ignore_eos=True, logprobs=0))
+    assert answer.ending.usage.cached == 0
+    return answer
+
+
+def same(one: Answer, other: Answer) -> bool:
+    """From the same prompt: as likely, but for the rounding of batches of another shape."""
+    first, second = one.logprobs[0].drawn, other.logprobs[0].drawn
+    return first.token == second.token and abs(first.logprob - second.logprob) < 0.05
+
+
+def evaluated(answer: Answer) -> int:
+    return answer.ending.usage.evaluated
+
+
+def test_several_answers_to_one_prompt_evaluate_it_once(worker: Child) -> None:
+    prompt = LONG + " First:"
+    expected = alone(worker, prompt)
+    worker.generate(*(ask(f"{i}" * 40, name=f"other {i}", max_tokens=1) for i in range(4)))  # which nobody can use
+    answers = worker.generate(*(ask(prompt, name=f"{i}", max_tokens=4, ignore_eos=True, logprobs=0) for i in range(4)))
+    assert sorted(map(evaluated, answers)) == [1, 1, 1, expected.ending.usage.prompt]
+    assert all(same(answer, expected) for answer in answers)
+
+
+def test_more_answers_than_slots_evaluate_it_once_too(worker: Child) -> None:
+    prompt = LONG + " Second:"
+    length = alone(worker, prompt).ending.usage.prompt
+    worker.generate(*(ask(f"{i}" * 40, name=f"other {i}", max_tokens=1) for i in range(4)))
+    answers = worker.generate(*(ask(prompt, name=f"{i}", max_tokens=4, ignore_eos=True, logprobs=0) for i in range(9)))
+    assert max(map(evaluated, answers)) == length
+    assert sum(map(evaluated, answers)) <= length + 8 * 8  # a slot whose memory cannot be cut goes back a few tokens
+    assert all(same(answer, answers[0]) for answer in answers)
+
+
+def test_what_different_prompts_begin_with_is_evaluated_once(worker: Child) -> None:
+    prompts = [LONG + f" {name}" + LONG[:100] for name in ("Alice", "Berta", "Chris")]
+    expected = [alone(worker, prompt) for prompt in prompts]
+    worker.generate(*(ask(f"{i}" * 40, name=f"other {i}", max_tokens=1) for i in range(4)))
+    asked = [ask(prompt, name=f"{i}", max_tokens=4, ignore_eos=True, logprobs=0) for i, prompt in enumerate(prompts)]
+    answers = worker.generate(*asked)
+    shared = alone(worker, LONG).ending.usage.prompt
+    assert sum(map(evaluated, answers)) < sum(one.ending.usage.prompt for one in expected) - 2 * (shared - 8)
+    assert all(map(same, answers, expected))
+
+
+def test_who_followed_one_that_went_away_goes_on_from_what_it_left(worker: Child) -> None:
+    prompts = {"leader": LONGER + " Third", "follower": LONGER + " Fourth"}
+    expected = alone(worker, prompts["follower"])
+    worker.generate(*(ask(f"{i}" * 40, name=f"other {i}", max_tokens=1) for i in range(4)))
+    worker.send(
+        *(
+            Generate(ask(prompt, name=name, max_tokens=4, ignore_eos=True, logprobs=0))
+            for name, prompt in prompts.items()
+        )
+    )
+    worker.stop("leader")
+    leader, follower = worker.finish("leader", "follower")
+    assert leader.ending.reason is StopReason.CANCELLED
+    assert same(follower, expected)
+    assert 0 < evaluated(follower) <= expected.ending.usage.prompt
+
+
+def test_a_prompt_takes_over_what_another_slot_is_just_answering_from(smollm: Path) -> None:
+    """Windows that have moved on, and states, cannot be gone back to; all else can."""
+    child = Child()
+    try:
+        child.start()
+        assert isinstance(child.load(a_load(smollm, context=2048, slots=2)), Loaded)
+        (expected,) = child.generate(ask(LONG + " Fifth", name="alone", max_tokens=4, caches=False, logprobs=0))
+        child.send(Generate(ask(LONG, name="running", max_tokens=400, ignore_eos=True)))
+        while not child.answers["running"].text:
+            child.receive()
+        (answer,) = child.generate(ask(LONG + " Fifth", name="late", max_tokens=4, logprobs=0))
+        assert child.answers["running"].last is None
+        assert evaluated(answer) <= 3
+        assert same(answer, expected)
+    finally:
+        child.close()
+
+
+def test_who_wants_nothing_from_the_cache_shares_nothing(worker: Child) -> None:
+    prompt = LONG + " Sixth"
+    first, second = worker.generate(
+        *(ask(prompt, name=f"{i}", max_tokens=2, caches=False, ignore_eos=True) for i in range(2))
+    )
+    assert first.ending.usage.cached == second.ending.usage.cached == 0
