@@ -147,6 +147,10 @@ class GenerationRequest:
     """False: the answer ends with its first call."""
     thinking: bool | None = None
     """Whether the model is to think first; None: as its template does."""
+    thinking_budget: Tokens | None = None
+    """At most so many tokens of thoughts, where the template says how they end; None: as many as the model likes."""
+    thinking_end: str = ""
+    """What is written before the end of thoughts that were cut short."""
     effort: str = ""
     """How much, in the words of models that know degrees: "low", "medium", "high"."""
     template: str = ""
@@ -238,6 +242,8 @@ class Chunk:
     thinking: str = ""
     calls: tuple[CallPart, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt: tuple[Tokens, Tokens] | None = None
+    """How long it is, and how much of that was there already: with the first chunk that the model itself gave."""
 
     def then(self, next_one: Chunk) -> Chunk:
         """Both as one. Only where the order of their parts stays that of thinking, text, calls: see `joins`."""
@@ -247,6 +253,7 @@ class Chunk:
             self.thinking + next_one.thinking,
             self.calls + next_one.calls,
             self.logprobs + next_one.logprobs,
+            self.prompt or next_one.prompt,
         )
 
     def joins(self, next_one: Chunk) -> bool:

@@ -198,10 +198,11 @@ class Piece(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     thinking: str = ""
     calls: tuple[CallPart, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt: tuple[Tokens, Tokens] | None = None
 
     @property
     def chunk(self) -> Chunk:
-        return Chunk(self.text, self.tokens, self.thinking, self.calls, self.logprobs)
+        return Chunk(self.text, self.tokens, self.thinking, self.calls, self.logprobs, self.prompt)
 
 
 class Pieces(_Frame, frozen=True, tag=True):

@@ -69,6 +69,7 @@ def _prompt(unique: str, body: CountBody) -> GenerationRequest:
         tool_name=(chosen.name if chosen is not None else None) or "",
         parallel_calls=chosen is None or not chosen.disable_parallel_tool_use,
         thinking=None if body.thinking is None else body.thinking.wanted,
+        thinking_budget=None if body.thinking is None else body.thinking.budget,
         effort=body.effort,
         continues=body.continues,
     )
@@ -96,8 +97,9 @@ class MessagesVoice:
         return {**self._head, "content": content, **_end(whole.ending), "usage": _usage(whole.ending.usage)}
 
     def opening(self, answer: Answer, index: int) -> bytes:
-        # How long the prompt is gets known with the ending; its figures replace these.
-        begun = {**self._head, "content": [], "stop_reason": None, "stop_sequence": None, "usage": _usage(Usage())}
+        prompt, cached = answer.prompt
+        usage = _usage(Usage(prompt, cached))
+        begun = {**self._head, "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
         return _event("message_start", message=begun) + _event("ping")
 
     def piece(self, chunk: Chunk, index: int) -> bytes:

@@ -1,7 +1,7 @@
 """Bodies of the Anthropic dialect, checked and turned into what dialect-neutral requests need.
 
 Used by `anthropic.py`; content blocks are read in `anthropic_content.py`. What only Anthropic's servers can act
-on (`metadata`, `cache_control`, `service_tier`, betas, the thinking budget) is ignored.
+on (`metadata`, `cache_control`, `service_tier`, betas) is ignored.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from swapd.api.conversation import settled
 from swapd.api.fields import Body, KeepAlive, Sampled, Stops, Whole
 from swapd.api.tools import MAX_TOOLS, as_json, as_list, function, offered
 from swapd.generation import Message, Role, Tool, ToolChoice
+from swapd.units import Tokens
 
 
 def _tools(given: Any) -> tuple[Tool, ...]:
@@ -61,6 +62,10 @@ class Thinking(Body):
     def wanted(self) -> bool | None:
         """None: as the model's template does."""
         return {"enabled": True, "disabled": False}.get(self.type)
+
+    @property
+    def budget(self) -> Tokens | None:
+        return self.budget_tokens if self.type == "enabled" else None
 
 
 class Format(Body):

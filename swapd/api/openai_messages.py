@@ -11,10 +11,11 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from swapd.api.fields import MAX_MESSAGES, Absent, Body, Text
+from swapd.api.fields import MAX_MESSAGES, Absent, Body, Text, Whole
 from swapd.api.tools import MAX_TOOLS, as_json, as_list, function, offered
 from swapd.errors import InvalidRequest
 from swapd.generation import GenerationRequest, Message, Role, Tool, ToolCall, ToolChoice
+from swapd.units import Tokens
 
 _MAX_CALLS: Final = 1024
 EFFORTS: Final[Mapping[str, str]] = {
@@ -160,6 +161,10 @@ class Conversation(Body):
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     enable_thinking: bool | None = None
+    reasoning_budget_tokens: Annotated[Whole, Field(ge=-1, le=2**31 - 1)] | None = None
+    thinking_budget_tokens: Annotated[Whole, Field(ge=-1, le=2**31 - 1)] | None = None
+    """The same, in another of llama-server's words; -1: no limit."""
+    reasoning_budget_message: Annotated[str, Field(max_length=4096)] | None = None
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: bool | None = None
@@ -194,6 +199,11 @@ class Conversation(Body):
         return None if self.reasoning_effort is None else self.reasoning_effort != "none"
 
     @property
+    def thinking_budget(self) -> Tokens | None:
+        said = (self.reasoning_budget_tokens, self.thinking_budget_tokens)
+        return next((given for given in said if given is not None and given >= 0), None)
+
+    @property
     def effort(self) -> str:
         return EFFORTS[self.reasoning_effort or "none"]
 
@@ -207,6 +217,8 @@ class Conversation(Body):
             tool_name=self.choice.name,
             parallel_calls=self.parallel_tool_calls is not False,
             thinking=self.thinking,
+            thinking_budget=self.thinking_budget,
+            thinking_end=self.reasoning_budget_message or "",
             effort=self.effort,
             template=self.chat_template or "",
             template_values=as_json(self.chat_template_kwargs or {}),

@@ -14,7 +14,7 @@ from swapd.errors import DoesNotFit, ModelUnusable, Overloaded, Stopping, SwapdE
 from swapd.generation import Chunk, Ending, GenerationRequest, Sampling
 from swapd.runtime.routing import Passed
 from swapd.served import Model
-from swapd.units import Seconds
+from swapd.units import Seconds, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,14 @@ class Answer:
         """Models that the route names before this one, and why they could not be served."""
         self._first: Chunk | Ending | None = first
         self._rest = rest
+
+    @property
+    def prompt(self) -> tuple[Tokens, Tokens]:
+        """How long the prompt is, and how much of it was there already; asked before the first item is taken."""
+        first = self._first
+        if isinstance(first, Ending):
+            return first.usage.prompt, first.usage.cached
+        return (first.prompt if first is not None else None) or (0, 0)
 
     def __aiter__(self) -> Self:
         return self

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from swapd.generation import GenerationRequest, Usage
 from swapd.units import Seconds, Tokens
+from swapd.worker.budget import Budget
 from swapd.worker.drafting import Gauge, Hopeful, Lookup
 from swapd.worker.echoing import Echo
 from swapd.worker.likelihoods import Untold
@@ -37,12 +38,16 @@ class Answer:
     last: int = 0
     """The token drawn last, not yet in the sequence."""
     completion: Tokens = 0
+    is_told: bool = False
+    """Something of what the model said was told, and with it what the prompt cost."""
     untold: Untold = field(default_factory=Untold)
     lookup: Lookup | None = None
     """Where proposals are wanted."""
     gauge: Gauge = field(default_factory=Gauge)
     drafted: Tokens = 0
     accepted: Tokens = 0
+    budget: Budget | None = None
+    """For its thoughts, where there is a limit."""
     echo: Echo | None = None
     """Where the prompt's own logarithms are told."""
     follows: Leader | None = None

@@ -51,16 +51,23 @@ class Sampler:
         """The constraint allows nothing more."""
         return self._constraint is not None and self._constraint.is_over
 
-    def draw(self, logits: Logits) -> int | None:
-        """The next token, of a row that was just computed and is changed here; None: none is allowed."""
+    def draw(self, logits: Logits, forced: int | None = None) -> int | None:
+        """The next token, of a row that was just computed and is changed here; None: none is allowed.
+
+        `forced`: it is this one, unless the constraint forbids it.
+        """
         told = None if self._tells is None else logits.copy()
         if self._bias is not None:
             logits[self._bias[0]] += self._bias[1]
         if self._penalties is not None:
             self._penalties.apply(logits)
-        token = self._pick(logits)
-        if token is None or logits[token] == _BANNED:
-            return None
+        if forced is not None and (self._constraint is None or self._constraint.allows(forced)):
+            token: int | None = forced
+        else:
+            token = self._pick(logits)
+            if token is None or logits[token] == _BANNED:
+                return None
+        assert token is not None
         if self._constraint is not None and self._vocabulary.pieces[token] is not None:
             self._constraint.accept(token)
         if self._chain is not None:

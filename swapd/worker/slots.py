@@ -10,22 +10,21 @@ from collections import deque
 from time import perf_counter
 from typing import Final
 
+import msgspec
+
 from swapd.generation import Ending, GenerationRequest, StopReason, Usage
 from swapd.units import Seconds, Tokens
 from swapd.wire import Failed, Finished, FromWorker, Piece, Pieces
 from swapd.worker import sharing
 from swapd.worker.adapters import Adapters
 from swapd.worker.answering import Answer, Part, Slot
-from swapd.worker.constraints import Constraints
 from swapd.worker.context import Context
-from swapd.worker.drafting import Drafter, Lookup
+from swapd.worker.drafting import Drafter
 from swapd.worker.echoing import Echo
 from swapd.worker.llama import Model
+from swapd.worker.opening import Opener
 from swapd.worker.prompts import Prompt, Reader
-from swapd.worker.sampling import Sampler
 from swapd.worker.states import Keeper
-from swapd.worker.telling import Teller
-from swapd.worker.text import Text
 
 PREFILL_BESIDE: Final[Tokens] = 256
 """Prompt tokens in one step while answers are running: they wait for it."""
@@ -50,7 +49,7 @@ class Slots:
         self._model, self._context, self._reader = model, context, reader
         self._keeper, self._adapters, self._drafter = keeper, adapters, drafter
         self._slots = [Slot(sequence) for sequence in range(context.slots)]
-        self._constraints = Constraints(model.vocabulary)
+        self._opener = Opener(model, context, keeper, adapters, proposes=drafter is not None)
         self._waiting: deque[tuple[GenerationRequest, Prompt]] = deque()
 
     @property
@@ -111,7 +110,7 @@ class Slots:
         while self._waiting and (free := self._free()):
             request, prompt = self._waiting.popleft()
             try:
-                slot, answer = self._begin(free, request, prompt)
+                slot, answer = self._opener.open(self._slots, free, request, prompt)
             except Exception as error:  # one request's trouble is not the others'
                 frames.append(failed(request.id, error))
                 continue
@@ -126,29 +125,6 @@ class Slots:
     def _saved(self) -> list[FromWorker]:
         saved, self._keeper.saved = self._keeper.saved, []
         return [*saved]
-
-    def _begin(self, free: list[Slot], request: GenerationRequest, prompt: Prompt) -> tuple[Slot, Answer]:
-        began = perf_counter()
-        echo = None
-        if request.echo and request.logprobs is not None:
-            echo = Echo(request, prompt, self._model.vocabulary)
-        constraint = self._constraints.make(request, prompt.rules)
-        sampler = Sampler(request, self._model.vocabulary, self._context.length, prompt.tokens, constraint)
-        adapter = self._adapters.find(request.adapter)
-        caches = request.caches and echo is None
-        seat = self._keeper.seat(free, prompt.tokens, adapter, caches)
-        room = self._context.length - len(prompt.tokens)
-        limit = room if request.max_tokens is None else min(room, request.max_tokens)
-        text = Text(prompt.stops)
-        parser = None if prompt.reading is None else prompt.reading.parser()
-        teller = Teller(request.id, parser, request.parallel_calls)
-        answer = Answer(request, prompt, sampler, text, teller, limit, seat.cached, seat.restored, began)
-        answer.echo = echo
-        if caches:
-            answer.follows = sharing.leader(self._slots, prompt.tokens, adapter, seat.cached, self._keeper)
-        if self._drafter is not None:
-            answer.lookup = Lookup(prompt.tokens)
-        return seat.slot, answer
 
     def _fill(self) -> list[Part]:
         """Put every slot's next tokens into the batch: all decode steps, then fair shares of prompts."""
@@ -250,7 +226,7 @@ class Slots:
             if answer.limit <= 0:
                 return self._end(slot, answer, StopReason.LENGTH)
         sampler, reading = answer.sampler, answer.prompt.reading
-        token = sampler.draw(self._context.logits(row))
+        token = sampler.draw(self._context.logits(row), None if answer.budget is None else answer.budget.forced)
         piece = None if token is None else self._model.vocabulary.pieces[token]
         if token is not None and piece == b"" and reading is not None:
             piece = reading.marks.get(token, b"")
@@ -260,6 +236,8 @@ class Slots:
         else:
             answer.last = token
             answer.completion += 1
+            if answer.budget is not None:
+                answer.budget.feed(token)
             if answer.lookup is not None:
                 answer.lookup.add(token)
             start = answer.text.decoded
@@ -277,14 +255,20 @@ class Slots:
             self._say(answer, *answer.text.finish(), pieces)
         if answer.text.stop is not None:
             reason = StopReason.STOP
-        pieces += answer.teller.finish(is_cut=reason is StopReason.LENGTH)
+        self._tell(answer, answer.teller.finish(is_cut=reason is StopReason.LENGTH), pieces)
         if reason is StopReason.STOP and answer.teller.is_calling:
             reason = StopReason.TOOL_CALLS
         return self._end(slot, answer, reason)
 
     def _say(self, answer: Answer, text: str, tokens: Tokens, pieces: list[Piece]) -> None:
         if tokens:
-            pieces += answer.teller.tell(text, tokens, answer.untold.take(answer.text.sent))
+            self._tell(answer, answer.teller.tell(text, tokens, answer.untold.take(answer.text.sent)), pieces)
+
+    def _tell(self, answer: Answer, told: list[Piece], pieces: list[Piece]) -> None:
+        if told and not answer.is_told:
+            answer.is_told = True
+            told[0] = msgspec.structs.replace(told[0], prompt=(len(answer.prompt.tokens), answer.cached))
+        pieces += told
 
     def _make_room(self, parts: list[Part]) -> FromWorker:
         """End the request that wanted most of a cache that should have had room: the others go on."""
