@@ -207,10 +207,17 @@ async def _reload(
 
 
 def _retire_unreachable(catalog: Catalog, engine: Engine) -> None:
-    """Unload, after their answers, what no name stands for any more: its settings or its file have changed."""
-    reachable = {variant.id for model in catalog.models() for variant in model.variants}
-    for variant in {resident.variant.id for resident in engine.state.residents.values()} - reachable:
-        engine.post(UnloadRequested(engine.now(), variant))
+    """Unload, after their answers, what no name stands for any more: its settings or its file have changed.
+
+    But for idle ones whose weights another context can be made for: the next request has that done.
+    """
+    reachable = {variant.id: variant for model in catalog.models() for variant in model.variants}
+    for resident in tuple(engine.state.residents.values()):
+        if resident.variant.id in reachable:
+            continue
+        has_heir = any(variant.has_weights_of(resident.variant) for variant in reachable.values())
+        if not (has_heir and engine.state.is_idle(resident)):
+            engine.post(UnloadRequested(engine.now(), resident.variant.id))
 
 
 async def _recall(learnt: Learnt, pool: Pool, catalog: Catalog, engine: Engine) -> None:

@@ -45,7 +45,10 @@ class Adapter(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Load(_Frame, frozen=True, tag=True):
-    """Load this model; answered by Progress and then Loaded or LoadFailed. Sent once."""
+    """Load this model; answered by Progress and then Loaded or LoadFailed.
+
+    Sent again, when nobody is answered: of the same weights, in the same place, for which it makes another context.
+    """
 
     path: str
     """First file of a split model."""

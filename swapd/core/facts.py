@@ -87,7 +87,8 @@ class Facts(Hindsight):
                 if self.state.reading == event.variant:
                     self.state = replace(self.state, reading=None)
             case CatalogChanged():
-                self.state = replace(self.state, succession=self.state.succession.only(event.known))
+                succession = self.state.succession.only(event.known)
+                self.state = replace(self.state, known=event.known, succession=succession)
             case YieldRequested():
                 self._yield(event)
             case LoadProgressed():

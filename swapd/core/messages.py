@@ -280,6 +280,8 @@ class StartWorker:
     variant: Variant
     placement: Placement
     reason: str
+    inherits: ResidentId | None = None
+    """Whose worker becomes its own: that has the weights, and makes another context for them."""
 
 
 @dataclass(frozen=True, slots=True)

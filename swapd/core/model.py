@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NewType
 
+from swapd.core.values import replace
 from swapd.units import Bytes, Tokens
 
 VariantId = NewType("VariantId", str)
@@ -118,6 +119,20 @@ class Variant:
     """Several tokens are tried in one step: proposed by the text itself or, where there is one, the `draft`."""
     draft: Variant | None = None
     """The model that drafts, with this one's context, slots and KV type."""
+
+    def has_weights_of(self, other: Variant) -> bool:
+        """Whether a worker with the other one's weights could make this one's context on them."""
+        if self.draft is not None or self.pooling or self.content != other.content:
+            return False
+        alike = replace(
+            self,
+            id=other.id,
+            context=other.context,
+            slots=other.slots,
+            kv_type=other.kv_type,
+            flash_attention=other.flash_attention,
+        )
+        return alike == other
 
     @property
     def sequences(self) -> int:

@@ -35,6 +35,8 @@ class Trigger(StrEnum):
     DRAINED = "drained"
     DIED = "died"
     FREED = "freed"
+    HANDED_ON = "handed on"
+    """Its worker and its weights are another resident's from now on."""
 
 
 LEGAL: Final = MappingProxyType(
@@ -46,6 +48,7 @@ LEGAL: Final = MappingProxyType(
         (Phase.LOADING, Trigger.DIED): Phase.UNLOADING,
         (Phase.READY, Trigger.RETIRED): Phase.DRAINING,
         (Phase.READY, Trigger.DIED): Phase.UNLOADING,
+        (Phase.READY, Trigger.HANDED_ON): Phase.GONE,
         (Phase.DRAINING, Trigger.DRAINED): Phase.UNLOADING,
         (Phase.DRAINING, Trigger.DIED): Phase.UNLOADING,
         (Phase.UNLOADING, Trigger.FREED): Phase.GONE,

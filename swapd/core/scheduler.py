@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, assert_never
 
-from swapd.core import eviction, explain, footprint, placement, planner, queueing, relief
+from swapd.core import eviction, explain, footprint, inheritance, placement, planner, queueing, relief
 from swapd.core.ahead import Ahead
 from swapd.core.facts import MAX_TRIES, ImpossibleFact
 from swapd.core.group import Group, Waiting
@@ -200,6 +200,8 @@ class _Step(Ahead):
         """
         group = self.state.waiting[variant_id]
         wish = next((w.gpu_layers for w in group if w.gpu_layers is not None), None) if group.particular else None
+        if self._inherit(group):
+            return True
         verdict = planner.decide(self.state, group, wish)
         if self.make_way(group, verdict):
             verdict = planner.decide(self.state, group, wish)
@@ -225,6 +227,21 @@ class _Step(Ahead):
                 return variant_id not in self.state.waiting or self._place(variant_id)
             case _:
                 assert_never(verdict)
+        return True
+
+    def _inherit(self, group: Group) -> bool:
+        """Have it take over the worker of one that nobody asks for any more; False: there is none, or no room."""
+        old = inheritance.forebear(self.state, group)
+        if old is None:
+            return False
+        if not footprint.is_known(self.state, group.variant, old.placement):
+            self.size(group.variant, old.placement)
+            return True
+        need = footprint.predict(self.state, group.variant, old.placement)
+        if not inheritance.fits(self.state, old, need, group):
+            return False
+        if inheritance.is_turn(self.state, old):
+            self.hand_on(old, group.oldest, need)
         return True
 
     def _tell_waiting(self, group: Group, plan: planner.Plan | None, others: tuple[planner.Plan, ...]) -> None:

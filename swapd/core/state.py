@@ -131,6 +131,8 @@ class State:
     """Of every variant that was ever asked for."""
     succession: Succession = field(default=Succession())
     """Which model follows which."""
+    known: frozenset[VariantId] | None = None
+    """What can be asked for; None: not told yet."""
     cached: Mapping[VariantId, float] = field(default_factory=dict)
     """The share of models' files in the page cache, where and as it was seen last."""
     reading: VariantId | None = None

@@ -59,12 +59,22 @@ class Turn:
         self.state = replace(self.state, next_resident=ResidentId(new + 1))
         return resident
 
-    def begin(self, resident: Resident, reason: str) -> None:
-        """Start the worker of a reserved one."""
+    def begin(self, resident: Resident, reason: str, inherits: ResidentId | None = None) -> None:
+        """Start the worker of a reserved one, or have it inherit somebody's: that is no load to learn from."""
         now = self.state.now
-        self.put(replace(resident.after(Trigger.ROOM_MADE), progress_at=now, started_at=now))
+        started = now if inherits is None else None
+        self.put(replace(resident.after(Trigger.ROOM_MADE), progress_at=now, started_at=started))
         predicted = ", ".join(f"{format_bytes(size)} on {device}" for device, size in resident.predicted.parts)
-        self.say(StartWorker(resident.id, resident.variant, resident.placement, f"{reason}; predicted {predicted}"))
+        reason = f"{reason}; predicted {predicted}"
+        self.say(StartWorker(resident.id, resident.variant, resident.placement, reason, inherits))
+
+    def hand_on(self, resident: Resident, waiting: Waiting, need: Footprint) -> None:
+        """The weights of one that nobody asks for any more become those of what the request waits for."""
+        self.say(Note(explain.retired(resident, f"its weights stay for {waiting.variant.name} with another context")))
+        self.put(resident.after(Trigger.HANDED_ON))
+        self.memory_moved()
+        heir = self.reserve(waiting, resident.placement, need, resident.wanted_layers)
+        self.begin(heir, "another context for the weights that are there", inherits=resident.id)
 
     def retire(self, resident: Resident, cause: Cause, reason: str) -> None:
         resident = self.state.residents.get(resident.id, resident)

@@ -108,15 +108,11 @@ class Pool:
         pci: tuple[str, ...],
         progressed: Callable[[float], None],
     ) -> None:
-        self._starting[resident] = True
-        try:
-            worker = await self._take_spare()
-        finally:
-            is_wanted = self._starting.pop(resident)
-        if not is_wanted:
-            worker.kill()
-            raise WorkerFailed(Death.CRASHED, "stopped before it started")
-        self._workers[resident] = worker
+        worker = self._workers.get(resident)
+        if worker is None:
+            worker = await self._new(resident)
+        else:
+            await self._save(worker)
         build = (await worker.started).build
         order = wire.Load(
             path=variant.path,
@@ -145,6 +141,23 @@ class Pool:
             if not self._is_closing:  # only now, so that the spare's imports do not slow the load
                 self._want_spare()
 
+    async def _new(self, resident: ResidentId) -> Worker:
+        self._starting[resident] = True
+        try:
+            worker = await self._take_spare()
+        finally:
+            is_wanted = self._starting.pop(resident)
+        if not is_wanted:
+            worker.kill()
+            raise WorkerFailed(Death.CRASHED, "stopped before it started")
+        self._workers[resident] = worker
+        return worker
+
+    def hand_on(self, resident: ResidentId, heir: ResidentId) -> None:
+        self._loaded.discard(resident)
+        if (worker := self._workers.pop(resident, None)) is not None:
+            self._workers[heir] = worker
+
     async def stop(self, resident: ResidentId) -> None:
         worker = self._workers.get(resident)
         if worker is None:
@@ -153,8 +166,8 @@ class Pool:
             return
         is_loaded = resident in self._loaded
         self._loaded.discard(resident)
-        if is_loaded and self._prompts is not None and self._prompts.is_on:
-            await worker.save(SAVE)
+        if is_loaded:
+            await self._save(worker)
         await worker.stop()
         self._workers.pop(resident, None)
 
@@ -228,6 +241,10 @@ class Pool:
 
     def _want_spare(self) -> None:
         self._sparing = self._tasks.create_task(self._keep_spare(), name="spare")
+
+    async def _save(self, worker: Worker) -> None:
+        if self._prompts is not None and self._prompts.is_on:
+            await worker.save(SAVE)
 
     def _keep_prompt(self, saved: wire.Saved) -> None:
         if self._prompts is not None and not self._is_closing:

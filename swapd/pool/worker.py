@@ -101,10 +101,15 @@ class Worker:
         self._link.send(message)
 
     async def load(self, order: wire.Load, progressed: Callable[[float], None]) -> wire.Loaded:
-        """Raises WorkerFailed."""
+        """Again: another context for the weights that are there. Raises WorkerFailed."""
         self._progressed = progressed
         self._threads = order.threads
         await self.started
+        if self.ended.done():
+            raise self.ended.result()
+        if self._loaded.done():
+            self._loaded = asyncio.get_running_loop().create_future()
+            self._loaded.add_done_callback(_look)
         self.send(order)
         return await self._loaded
 

@@ -230,6 +230,9 @@ class Engine:
     def _perform(self, command: Command) -> None:
         match command:
             case StartWorker():
+                if command.inherits is not None:
+                    self._workers.hand_on(command.inherits, command.resident)
+                    self.records.pop(command.inherits, None)
                 self._tasks.create_task(self._start(command), name=f"load {command.variant.name}")
             case StopWorker():
                 self._tasks.create_task(self._stop(command.resident), name=f"unload {command.resident}")

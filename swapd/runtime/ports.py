@@ -30,6 +30,9 @@ class Workers(Protocol):
     ) -> None:
         """Load the variant in a worker of its own; `progressed` gets fractions. Raises WorkerFailed."""
 
+    def hand_on(self, resident: ResidentId, heir: ResidentId) -> None:
+        """The heir has this one's worker from now on; its `start` makes another context for the weights there."""
+
     async def stop(self, resident: ResidentId) -> None:
         """Terminate, kill after a grace, reap. Safe at any time and twice; returns when the process is gone."""
 

@@ -54,6 +54,10 @@ class Adapters:
         self._served: dict[str, int] = {}
         self._batches = 0
 
+    def use(self, context: Context) -> None:
+        """Another context of the model."""
+        self._context, self._active = context, ""
+
     def find(self, name: str) -> str:
         """The content of the adapter of that name. Raises InvalidRequest, AdapterUnusable."""
         if not name:

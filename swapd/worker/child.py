@@ -134,6 +134,8 @@ class Worker:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._log = backends.Log()
+        self._model: Model | None = None
+        self._adapters: Adapters | None = None
         self._slots: Slots | None = None
         self._vectors: Vectors | None = None
         self._context: Context | None = None
@@ -201,8 +203,9 @@ class Worker:
             self._channel.send(Answered(ask.request, clerk.answer(question)))
 
     def _load(self, load: Load) -> None:
-        if self._context is not None:
-            raise WireError("Load is sent once")
+        if self._model is not None:
+            self._renew(load, self._model)
+            return
         began = perf_counter()
         try:
             model = Model(load, self._progress, self._log)
@@ -220,6 +223,25 @@ class Worker:
         except CannotLoad as error:
             self._channel.send(LoadFailed(error.out_of_memory, str(error)))
             return
+        self._model = model
+        self._serve(load, model, context, began)
+
+    def _renew(self, load: Load, model: Model) -> None:
+        """Another context for the weights that are there."""
+        if self._context is None or self._draft is not None or load.draft or load.pooling:
+            raise WireError("Load is sent again for the weights of a model that writes text, alone")
+        began = perf_counter()
+        self._slots = self._clerk = None
+        self._context.close()
+        self._context = None
+        try:
+            context = model.context(load, self._log)
+        except CannotLoad as error:
+            self._channel.send(LoadFailed(error.out_of_memory, str(error)))
+            return
+        self._serve(load, model, context, began)
+
+    def _serve(self, load: Load, model: Model, context: Context, began: Seconds) -> None:
         vocabulary = model.vocabulary
         template = ChatTemplate(model.template, vocabulary.bos_text, vocabulary.eos_text, model.tool_template)
         reader = Reader(vocabulary, template, context.length)
@@ -229,9 +251,11 @@ class Worker:
             self._vectors = Vectors(model, context, load.pooling)
         else:
             keeper = Keeper(model, context, load.prompts)
-            adapters = Adapters(model, context, load.adapters, self._log)
+            if self._adapters is None:
+                self._adapters = Adapters(model, context, load.adapters, self._log)
+            self._adapters.use(context)
             drafter = Drafter(self._draft) if load.speculates and not model.is_recurrent else None
-            self._slots = Slots(model, context, reader, keeper, adapters, drafter)
+            self._slots = Slots(model, context, reader, keeper, self._adapters, drafter)
         self._channel.send(
             Loaded(
                 layers=model.layers,

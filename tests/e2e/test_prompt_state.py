@@ -72,17 +72,27 @@ def test_a_conversation_goes_on_after_an_eviction_and_after_a_restart(
     assert after["choices"][0]["text"] == stayed["choices"][0]["text"]
 
 
-def test_a_reload_that_changes_the_context_keeps_the_conversation(start: Start) -> None:
-    """The model as it was can be reached by nobody: it leaves, and what it held goes on in the one that follows."""
+@pytest.mark.parametrize("context", ["3072", "6144"])
+def test_a_reload_that_changes_the_context_keeps_the_weights_and_the_conversation(start: Start, context: str) -> None:
+    """The model as it was can be reached by nobody: its worker makes another context, and goes on in that."""
     daemon = start(common=MODELS)
     complete(daemon, SMOL, STORY)
-    daemon.write_config("", common=MODELS.replace("4096", "3072"))
+    (before,) = daemon.status()["models"]
+    daemon.write_config("", common=MODELS.replace("4096", context))
     assert daemon.swapctl("reload").returncode == 0
-    daemon.wait_status(lambda status: not status["models"])
 
     reused, prompt = cached(complete(daemon, SMOL, STORY + " Then"))
     assert reused >= 0.98 * prompt
-    assert daemon.status()["models"][0]["context"] == 3072
+    (after,) = daemon.status()["models"]
+    assert (after["context"], after["pid"]) == (int(context), before["pid"])
+
+
+def test_a_reload_that_changes_what_is_loaded_has_the_model_leave(start: Start) -> None:
+    daemon = start(common=MODELS)
+    complete(daemon, SMOL, STORY[:3000])
+    daemon.write_config("", common=MODELS.replace("context = 4096", 'context = 4096\ndraft = "prompt"'))
+    assert daemon.swapctl("reload").returncode == 0
+    daemon.wait_status(lambda status: not status["models"])
 
 
 def test_without_a_prompt_cache_nothing_is_saved(start: Start, tmp_path: Path) -> None:

@@ -58,6 +58,9 @@ class Ports:
     ) -> None:
         self.started.append(resident)
 
+    def hand_on(self, resident: ResidentId, heir: ResidentId) -> None:
+        raise AssertionError("nobody inherits")
+
     async def stop(self, resident: ResidentId) -> None:
         pass
 
