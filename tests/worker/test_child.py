@@ -56,7 +56,7 @@ def test_another_context_is_made_for_the_weights_that_are_there(spare: Child, sm
     assert isinstance(first, Loaded)
     assert isinstance(second, Loaded)
     assert (second.context, second.slots) == (2048, 3)
-    weights = [dict(((d, k), size) for d, k, size in told.parts)["host", "model"] for told in (first, second)]
+    weights = [{(d, k): size for d, k, size in told.parts}["host", "model"] for told in (first, second)]
     assert weights[0] == weights[1]
     answers = spare.generate(*(ask("One, two, three,", name=f"{i}") for i in range(3)))
     assert {answer.text[:6] for answer in answers} == {before.text[:6]}
@@ -66,7 +66,7 @@ def test_another_context_is_made_for_the_weights_that_are_there(spare: Child, sm
 
 def test_a_context_that_cannot_be_made_is_told(spare: Child, smollm: Path) -> None:
     assert isinstance(spare.load(a_load(smollm, context=256)), Loaded)
-    failed = spare.load(a_load(smollm, context=2**30, slots=8))
+    failed = spare.load(a_load(smollm, context=2**26))
     assert isinstance(failed, LoadFailed)
     assert "no model is loaded" in spare.generate(ask("x"))[0].failure.message
 
