@@ -80,6 +80,37 @@ async def test_a_stream_gives_what_a_whole_answer_does(
     assert streamed.model_dump(exclude={"id"}, exclude_none=True) == whole.model_dump(exclude={"id"}, exclude_none=True)
 
 
+@pytest.mark.parametrize(
+    "script", [(Chunk("Hi", 1, prompt=(12, 5)), Ending(StopReason.STOP, USAGE)), (Ending(StopReason.STOP, USAGE),)]
+)
+async def test_a_stream_begins_with_what_the_prompt_costs(
+    client: Client, gateway: ScriptedGateway, script: Script
+) -> None:
+    gateway.script = script
+    async with client.post("/v1/messages", json={"model": "tiny", "messages": HI, "stream": True}) as response:
+        text = await response.text()
+    data = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
+    begun = data[0]["message"]["usage"]
+    assert (begun["input_tokens"], begun["cache_read_input_tokens"], begun["output_tokens"]) == (7, 5, 0)
+
+
+@pytest.mark.parametrize(
+    ("thinking", "budget"),
+    [
+        ({"type": "enabled", "budget_tokens": 1024}, 1024),
+        ({"type": "enabled", "budget_tokens": 0}, 0),
+        ({"type": "enabled"}, None),
+        ({"type": "disabled", "budget_tokens": 1024}, None),
+        ({"type": "adaptive"}, None),
+    ],
+)
+async def test_the_budget_for_thoughts_reaches_the_gateway(
+    client: Client, gateway: ScriptedGateway, thinking: dict[str, object], budget: int | None
+) -> None:
+    await post(client, {"messages": HI, "thinking": thinking})
+    assert gateway.asks[0].request.thinking_budget == budget
+
+
 async def test_the_events_of_a_stream_come_in_anthropics_order(client: Client, gateway: ScriptedGateway) -> None:
     gateway.script = CALLS
     async with client.post("/v1/messages", json={"model": "tiny", "messages": HI, "stream": True}) as response:

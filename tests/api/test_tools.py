@@ -285,3 +285,19 @@ async def test_ollamas_results_find_their_calls(client: Client, gateway: Scripte
         Message(Role.TOOL, "2", call_id="call_1", name="add"),
     )
     assert gateway.asks[0].request.tools == (Tool("add", "Adds.", json.dumps(SCHEMA, separators=(",", ":"))),)
+
+
+@pytest.mark.parametrize(
+    ("more", "budget", "end"),
+    [
+        ({"reasoning_budget_tokens": 100}, 100, ""),
+        ({"thinking_budget_tokens": 0, "reasoning_budget_message": "Enough."}, 0, "Enough."),
+        ({"reasoning_budget_tokens": -1}, None, ""),
+        ({}, None, ""),
+    ],
+)
+async def test_a_budget_for_thoughts_is_read(
+    client: Client, gateway: ScriptedGateway, more: dict[str, Any], budget: int | None, end: str
+) -> None:
+    await ask(client, CHAT, **more)
+    assert (gateway.asks[0].request.thinking_budget, gateway.asks[0].request.thinking_end) == (budget, end)

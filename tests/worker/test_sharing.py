@@ -9,7 +9,7 @@ import pytest
 
 from swapd.generation import StopReason
 from swapd.wire import Generate, Loaded
-from tests.recurrent import write_mamba
+from tests.recurrent import write_jamba, write_mamba
 from tests.worker.conftest import Answer, Child, a_load, ask
 
 LONG = " ".join(
@@ -21,11 +21,12 @@ END = " Guest 99 of the inn asked for 5 towels and for room"
 LONGER = "Fourth: " + LONG + LONG.replace("Guest", "Page")
 
 
-@pytest.fixture(scope="module", params=["smollm", "gemma", "mamba"])
+@pytest.fixture(scope="module", params=["smollm", "gemma", "mamba", "jamba"])
 def worker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
-    """Of four slots: with full attention, with windows, with recurrent states."""
-    if request.param == "mamba":
-        path = write_mamba(tmp_path_factory.mktemp("models") / "mamba.gguf")
+    """Of four slots: with full attention, with windows, with recurrent states, with attention and these."""
+    write = {"mamba": write_mamba, "jamba": write_jamba}.get(request.param)
+    if write is not None:
+        path = write(tmp_path_factory.mktemp("models") / "model.gguf")
     else:
         path = request.getfixturevalue(request.param)
     child = Child()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from swapd.generation import GenerationRequest, Message, Role
-from swapd.savedstate import SUFFIX, UNSEALED, DamagedState, read_head, seal, verify
+from swapd.savedstate import SUFFIX, UNSEALED, DamagedState, Head, describe, packed, read_head, seal, verify
 from swapd.wire import Finished, Generate, Loaded, Prompts, Save, Saved, SaveEnded
-from tests.recurrent import write_mamba
+from tests.recurrent import write_jamba, write_mamba
 from tests.worker.conftest import GREEDY, Answer, Child, a_load, ask
 
 KEY = "k" * 40
@@ -280,11 +280,12 @@ def test_the_head_tells_what_is_held(desk: Desk, smollm: Path) -> None:
     assert re.fullmatch(rf"{KEY[:16]}-[0-9a-f]{{16}}{re.escape(SUFFIX)}", file.name)
 
 
+@pytest.mark.parametrize("write", [write_mamba, write_jamba])
 def test_a_model_with_one_state_of_all_goes_on_from_its_checkpoint(
-    desk: Desk, tmp_path_factory: pytest.TempPathFactory
+    desk: Desk, tmp_path_factory: pytest.TempPathFactory, write: Callable[[Path], Path]
 ) -> None:
     """Nothing of a recurrent state can be cut off: without the copy every turn would be read anew from its start."""
-    mamba = write_mamba(tmp_path_factory.mktemp("mamba") / "mamba.gguf")
+    mamba = write(tmp_path_factory.mktemp("recurrent") / "model.gguf")
     prompt = tuple(3 + (i * i * 7 + i) % 256 for i in range(600))
     other = (*prompt, 80, 81)
     fresh = one(desk.worker(mamba), other)
@@ -297,3 +298,34 @@ def test_a_model_with_one_state_of_all_goes_on_from_its_checkpoint(
     desk.leave(worker)
     back = one(desk.worker(mamba), other)
     assert (back.text, evaluated(back), back.ending.usage.restored) == (fresh.text, 10, 592)
+
+
+@pytest.mark.parametrize("write", [write_mamba, write_jamba])
+def test_where_restoring_has_no_effect_that_is_noticed_and_the_prompt_read_anew(
+    desk: Desk, tmp_path_factory: pytest.TempPathFactory, write: Callable[[Path], Path]
+) -> None:
+    """llama.cpp takes the file and says that all is well, but what the sequence holds then is not what was saved."""
+    model = write(tmp_path_factory.mktemp("recurrent") / "model.gguf")
+    prompt = tuple(3 + (i * i * 7 + i) % 256 for i in range(600))
+    worker = desk.worker(model)
+    fresh = one(worker, prompt)
+    (full,) = desk.leave(worker)
+    full.unlink()
+    worker = desk.worker(model)
+    one(worker, prompt[:200])
+    (short,) = desk.leave(worker)
+    head = read_head(short)
+    state = short.read_bytes()[: head.state]
+    short.unlink()
+    wrong = desk.folder / f"{KEY[:16]}-{'0' * 16}{UNSEALED}"
+    wrong.write_bytes(state)
+    describe(wrong, Head(KEY, "", packed(prompt[:590]), len(state)))
+    seal(wrong)
+    wrong.rename(wrong.with_suffix(SUFFIX))
+
+    worker = desk.worker(model)
+    answer = one(worker, prompt)
+    assert (answer.text, evaluated(answer), answer.ending.usage.restored) == (fresh.text, 600, 0)
+    again = one(worker, (*prompt[:300], 7), "b")
+    assert evaluated(again) == 301
+    assert desk.leave(worker) == [], "what cannot be restored is not saved"
