@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import re
-from functools import cached_property
 from typing import Any, Final, Protocol
 
 import llama_cpp.llama_cpp as C  # noqa: N812
@@ -18,10 +17,12 @@ from llguidance import LLMatcher, LLTokenizer
 
 from swapd.errors import InvalidRequest
 from swapd.generation import MAX_GRAMMAR, GenerationRequest
+from swapd.units import Seconds
 from swapd.worker import schemas
 from swapd.worker.chain import Candidates
 from swapd.worker.llama import Vocabulary
 from swapd.worker.rules import Rules
+from swapd.worker.tables import Tables
 
 LARK: Final = "%llguidance"
 MAX_DEPTH: Final = 128
@@ -55,6 +56,16 @@ class Constraints:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
+        self._tables = Tables(vocabulary)
+
+    def can_make(self, request: GenerationRequest, rules: Rules | None = None) -> bool:
+        """Without waiting; False: what it takes is being built."""
+        is_free = rules is None and request.schema is None and not request.grammar
+        return is_free or self._is_plain(request, rules) or self._tables.are_there()
+
+    def wait(self, limit: Seconds) -> None:
+        """For what is being built, at most so long."""
+        self._tables.wait(limit)
 
     def make(self, request: GenerationRequest, rules: Rules | None = None) -> Constraint | None:
         """`rules` stand in for what the request says itself. None: it is free.
@@ -63,18 +74,23 @@ class Constraints:
         """
         if rules is not None:
             made = self._grammar(rules.grammar)
-            return Lazy(made, rules, self._vocabulary, self._tokenizer) if rules.triggers else made
+            return Lazy(made, rules, self._vocabulary, self._tables.tokenizer) if rules.triggers else made
         if request.grammar and request.schema is not None:
             raise InvalidRequest("cannot follow a grammar and a JSON schema at once: give one", "grammar")
         if request.schema is not None:
-            made = Matcher(self._tokenizer, schemas.compile_schema(request.schema), "schema")
+            made = Matcher(self._tables.tokenizer, schemas.compile_schema(request.schema), "schema")
         elif request.grammar:
             made = self._grammar(request.grammar)
         else:
             return None
         if not request.triggers:
             return made
-        return Lazy(made, Rules("", request.triggers), self._vocabulary, self._tokenizer)
+        return Lazy(made, Rules("", request.triggers), self._vocabulary, self._tables.tokenizer)
+
+    def _is_plain(self, request: GenerationRequest, rules: Rules | None) -> bool:
+        """Only llama.cpp is needed."""
+        grammar, triggers = (request.grammar, request.triggers) if rules is None else (rules.grammar, rules.triggers)
+        return not triggers and (rules is not None or request.schema is None) and not grammar.startswith(LARK)
 
     def _grammar(self, text: str) -> Constraint:
         if len(text) > MAX_GRAMMAR:
@@ -82,26 +98,8 @@ class Constraints:
                 f"cannot use the grammar: it has {len(text)} characters; {MAX_GRAMMAR} are allowed", "grammar"
             )
         if text.startswith(LARK):
-            return Matcher(self._tokenizer, LLMatcher.grammar_from_lark(text), "grammar")
+            return Matcher(self._tables.tokenizer, LLMatcher.grammar_from_lark(text), "grammar")
         return Gbnf(self._vocabulary, text)
-
-    @cached_property
-    def _tokenizer(self) -> LLTokenizer:
-        """Made when first wanted: 0.25 s for 49k tokens and 1.3 for 262k."""
-        vocabulary = self._vocabulary
-        made: LLTokenizer = LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]
-            tokens=[_spelling(vocabulary, token) for token in range(vocabulary.size)],
-            vocab_ptr=vocabulary.pointer,
-            tokenize_fptr=ctypes.cast(C.llama_tokenize, ctypes.c_void_p).value,
-            eos_token=list(vocabulary.ends),
-            slices=[],
-        )
-        return made
-
-
-def _spelling(vocabulary: Vocabulary, token: int) -> bytes:
-    """As llguidance wants it: what is never text is marked by a byte that no text has."""
-    return vocabulary.pieces[token] or b"\xff" + vocabulary.spelled(token)
 
 
 class Matcher:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from time import perf_counter
 
 from swapd.generation import GenerationRequest
+from swapd.units import Seconds
 from swapd.worker import sharing
 from swapd.worker.adapters import Adapters
 from swapd.worker.answering import Answer, Slot
@@ -32,6 +33,14 @@ class Opener:
         self._vocabulary, self._context = model.vocabulary, context
         self._keeper, self._adapters, self._proposes = keeper, adapters, proposes
         self._constraints = Constraints(model.vocabulary)
+
+    def can_open(self, request: GenerationRequest, prompt: Prompt) -> bool:
+        """Without waiting for what its constraint takes, which is being built then."""
+        return self._constraints.can_make(request, prompt.rules)
+
+    def wait(self, limit: Seconds) -> None:
+        """For that, at most so long."""
+        self._constraints.wait(limit)
 
     def open(
         self, slots: Sequence[Slot], free: Sequence[Slot], request: GenerationRequest, prompt: Prompt

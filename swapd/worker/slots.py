@@ -28,6 +28,8 @@ from swapd.worker.states import Keeper
 
 PREFILL_BESIDE: Final[Tokens] = 256
 """Prompt tokens in one step while answers are running: they wait for it."""
+PATIENCE: Final[Seconds] = 0.01
+"""Between two looks for messages, where there is nothing to compute yet."""
 
 
 class DecodeError(Exception):
@@ -104,11 +106,13 @@ class Slots:
                     self._context.logits(parts[0].row)  # waits for a card to have done it
                     self._drafter.measured(sum(len(part.tokens) for part in parts), perf_counter() - began)
                 self._collect(parts, pieces, frames)
+        elif self._waiting:
+            self._opener.wait(PATIENCE)
         return [Pieces(tuple(pieces)), *frames] if pieces else frames
 
     def _grant(self, pieces: list[Piece], frames: list[FromWorker]) -> None:
-        while self._waiting and (free := self._free()):
-            request, prompt = self._waiting.popleft()
+        while (free := self._free()) and (asked := self._next()) is not None:
+            request, prompt = asked
             try:
                 slot, answer = self._opener.open(self._slots, free, request, prompt)
             except Exception as error:  # one request's trouble is not the others'
@@ -117,6 +121,14 @@ class Slots:
             if request.echo and answer.echo is None and prompt.text:
                 pieces.append(Piece(request.id, prompt.text, 0))
             slot.answer = answer
+
+    def _next(self) -> tuple[GenerationRequest, Prompt] | None:
+        """The oldest that waits for nothing but a slot."""
+        for index, asked in enumerate(self._waiting):
+            if self._opener.can_open(*asked):
+                del self._waiting[index]
+                return asked
+        return None
 
     def _free(self) -> list[Slot]:
         held = sharing.followed(self._slots)

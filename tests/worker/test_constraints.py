@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 
 from swapd.generation import Sampling, StopReason
+from swapd.wire import Generate, Loaded, Ping, Pong
 from tests.worker.conftest import Child, a_load, ask
 
 HOT = Sampling(temperature=1.2, seed=11)
@@ -173,3 +174,21 @@ def test_without_its_trigger_nothing_is_constrained(shared: Child) -> None:
         ask("1, 2, 3,", name="plain"), ask("1, 2, 3,", name="lazy", grammar='root ::= "x"', triggers=("zzz",))
     )
     assert lazy.text == plain.text
+
+
+def test_the_first_use_of_a_schema_holds_nobody_up(spare: Child, gemma: Path) -> None:
+    """Its tables take more than a second for a vocabulary of that size; the others go on, and newcomers begin."""
+    assert isinstance(spare.load(a_load(gemma, context=512, slots=3)), Loaded)
+    spare.send(Generate(ask("Once upon a time", name="running", max_tokens=400, ignore_eos=True)))
+    while not spare.answers["running"].text:
+        spare.receive()
+    spare.send(Generate(ask("A number: ", name="schema", max_tokens=8, schema='{"type": "integer"}')), Ping())
+    spare.wait_for(Pong)
+    before = len(spare.answers["running"].pieces)
+    spare.send(Generate(ask("Yes or no?", name="late", max_tokens=2)))
+    while spare.answers["late"].last is None:
+        spare.receive()
+    assert not spare.answers["schema"].pieces
+    (schema,) = spare.finish("schema")
+    assert len(spare.answers["running"].pieces) > before + 5
+    assert re.match(r"-?\d", schema.text)
