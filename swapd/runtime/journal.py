@@ -129,8 +129,8 @@ class Journal:
     def _commit(self, command: Command, before: State, after: State) -> None:
         step = self._steps
         match command:
-            case StartWorker(resident, variant, placement, reason):
-                self.counters["loads"] += 1
+            case StartWorker(resident, variant, placement, reason, inherits):
+                self.counters["loads"] += inherits is None
                 self.counters["prefetches"] += after.residents[resident].is_foreseen
                 self.counters["partial_offloads"] += 0 < placement.gpu_layers < placement.layers
                 log.info("load", event_id=step, model=variant.name, resident=resident, on=str(placement), reason=reason)

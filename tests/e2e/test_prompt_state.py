@@ -85,6 +85,7 @@ def test_a_reload_that_changes_the_context_keeps_the_weights_and_the_conversatio
     assert reused >= 0.98 * prompt
     (after,) = daemon.status()["models"]
     assert (after["context"], after["pid"]) == (int(context), before["pid"])
+    assert daemon.status()["counters"]["loads"] == 1
 
 
 def test_a_reload_that_changes_what_is_loaded_has_the_model_leave(start: Start) -> None:
