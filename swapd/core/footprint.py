@@ -115,7 +115,7 @@ def compute(variant: Variant, placement: Placement) -> Footprint:
     tokens = -(-min(context, placement.micro_batch) // variant.sequences) * variant.sequences
     masks, scores = _masks(variant, placement.micro_batch, tokens)
     wide, queries = 3 * (shape.feed_forward or 4 * shape.embedding), shape.heads * shape.key_length
-    rows = tokens if variant.pooling else max(variant.slots + (PROPOSALS if variant.speculates else 0), PROPOSALS)
+    rows = tokens if variant.pooling else variant.slots + (PROPOSALS if variant.speculates else 0)
     logits = rows * (shape.vocabulary + shape.embedding) * _FLOAT
     amounts = {HOST: logits if variant.pooling else rows * shape.vocabulary * _FLOAT}
     if first:

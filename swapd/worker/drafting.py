@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from swapd.units import Seconds
 
 ROWS: Final = 16
-"""Of logits, beyond one a slot, that proposals of all slots may take in one batch; also the fewest that a batch has."""
+"""Of logits, beyond one a slot, that proposals of all slots may take in one batch."""
 _LENGTHS: Final = (0, 1, 2, 3, 4, 6, 8, 11, 16)
 _RUN: Final = 3
 """Tokens that must agree before what followed them is proposed."""

@@ -115,8 +115,8 @@ def draft_order(order: Order) -> Order:
 
 
 def rows_of_logits(order: Order) -> int:
-    """One a slot, and those that proposals are checked by; so many at least that prompts can be told with theirs."""
-    return max(order.slots + (ROWS if order.speculates else 0), ROWS)
+    """One a slot, and those that proposals are checked by."""
+    return order.slots + (ROWS if order.speculates else 0)
 
 
 def context_parameters(order: Order, *, offloads: bool) -> Any:

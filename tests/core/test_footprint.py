@@ -8,6 +8,7 @@ import pytest
 
 from swapd.core.footprint import (
     PROCESS,
+    PROPOSALS,
     arithmetic,
     cache_bytes,
     cells,
@@ -184,9 +185,9 @@ def test_a_smaller_micro_batch_takes_less() -> None:
     assert 3.5 * small < large < 4.5 * small
 
 
-def test_rows_of_logits_are_one_a_slot_and_enough_to_tell_a_prompt_s_own() -> None:
-    one, many = (compute(a_variant(GEMMA, slots=slots), on(CARD, 1, GEMMA))[CARD] for slots in (1, 32))
-    assert many == 2 * one == 32 * (262_144 + 640) * 4
+def test_rows_of_logits_are_one_a_slot() -> None:
+    one, four = (compute(a_variant(GEMMA, slots=slots), on(CARD, 1, GEMMA))[CARD] for slots in (1, 4))
+    assert four == 4 * one == 4 * (262_144 + 640) * 4
 
 
 def test_a_shape_that_knows_no_layers_is_spread_evenly() -> None:
@@ -202,7 +203,7 @@ def test_a_draft_is_counted_beside_its_model_and_proposals_take_rows() -> None:
     place = on(CARD, GEMMA.offloadable, GEMMA)
     alone, beside = arithmetic(model, place), arithmetic(draft, on(CARD, SMOLLM.offloadable, SMOLLM))
     both = arithmetic(replace(model, speculates=True, draft=draft), place)
-    rows = 2 * GEMMA.vocabulary * 4  # one a slot beyond the fewest that any batch has
+    rows = PROPOSALS * GEMMA.vocabulary * 4
     assert both[CARD] >= alone[CARD] + beside[CARD]
     assert alone[HOST] + rows < both[HOST] < alone[HOST] + beside[HOST] + rows
     split = arithmetic(replace(model, speculates=True, draft=draft), on(None, 0, GEMMA))
