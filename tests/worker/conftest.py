@@ -35,7 +35,7 @@ from swapd.wire import (
 
 SMOLLM = "smollm2-135m.gguf"
 GEMMA = "gemma3-270m.gguf"
-PATIENCE = 30.0
+PATIENCE = 120.0
 GREEDY = Sampling(temperature=0)
 
 T = TypeVar("T")
