@@ -18,7 +18,7 @@ from swapd.api.guard import Guard
 from swapd.errors import InvalidRequest
 from swapd.runtime.asking import Answer
 from swapd.runtime.gateway import Gateway
-from swapd.served import Model
+from swapd.runtime.vectors import VectorAnswer
 
 GATEWAY: Final = web.AppKey("gateway", Gateway)
 GUARD: Final = web.AppKey("guard", Guard)
@@ -74,17 +74,13 @@ def wants_progress(request: web.BaseRequest) -> bool:
     return request.headers.get("X-Swapd-Progress", "").strip() == "1"
 
 
-def answer_headers(answer: Answer) -> dict[str, str]:
-    """Who answers, and where it runs."""
-    headers = model_headers(answer.model, answer.placement)
+def answer_headers(answer: Answer | VectorAnswer) -> dict[str, str]:
+    """Who answers, where it runs, and who was asked for but could not be served. No header can carry every name:
+    such ones are percent-encoded."""
+    headers = {"X-Swapd-Model": _printable(answer.model.name), "X-Swapd-Placement": answer.placement}
     if answer.passed:
         headers["X-Swapd-Fallback"] = _printable("; ".join(map(str, answer.passed)))[:_MAX_HEADER]
     return headers
-
-
-def model_headers(model: Model, placement: str) -> dict[str, str]:
-    """Names that no header can carry are percent-encoded."""
-    return {"X-Swapd-Model": _printable(model.name), "X-Swapd-Placement": placement}
 
 
 def _printable(text: str) -> str:

@@ -17,7 +17,7 @@ from aiohttp import web
 from pydantic import BeforeValidator, Field
 
 from swapd.api.bodies import parse, read_object
-from swapd.api.calls import GATEWAY, MODEL, generation_ids, json_answer, model_headers, priority
+from swapd.api.calls import GATEWAY, MODEL, answer_headers, generation_ids, json_answer, priority
 from swapd.api.chosen import model_for
 from swapd.api.fields import Body, KeepAlive, Whole
 from swapd.errors import InvalidRequest
@@ -115,7 +115,9 @@ async def openai(request: web.Request) -> web.Response:
     ]
     count = sum(found.tokens)
     usage = {"prompt_tokens": count, "total_tokens": count}
-    return json_answer({"object": "list", "data": data, "model": body.model, "usage": usage}, headers=_headers(answer))
+    return json_answer(
+        {"object": "list", "data": data, "model": body.model, "usage": usage}, headers=answer_headers(answer)
+    )
 
 
 @routes.post("/api/embed")
@@ -132,7 +134,7 @@ async def ollama(request: web.Request) -> web.Response:
         "load_duration": _nanoseconds(answer.load_s),
         "prompt_eval_count": sum(found.tokens),
     }
-    return json_answer(document, headers=_headers(answer))
+    return json_answer(document, headers=answer_headers(answer))
 
 
 @routes.post("/api/embeddings")
@@ -142,7 +144,7 @@ async def ollama_of_old(request: web.Request) -> web.Response:
     question = Embed(inputs, truncates=True, is_normalised=False)
     answer, found = await _embed(request, body.model, question, body.keep_alive)
     vector = _numbers(found.vectors[0]) if found.vectors else []
-    return json_answer({"embedding": vector}, headers=_headers(answer))
+    return json_answer({"embedding": vector}, headers=answer_headers(answer))
 
 
 @routes.post("/embedding")
@@ -157,7 +159,7 @@ async def llama_server(request: web.Request) -> web.Response:
     question = Embed(body.inputs, is_normalised=body.embd_normalize != -1)
     answer, found = await _embed(request, name, question, body.keep_alive)
     documents = [{"index": index, "embedding": [_numbers(raw)]} for index, raw in enumerate(found.vectors)]
-    return json_answer(documents, headers=_headers(answer))
+    return json_answer(documents, headers=answer_headers(answer))
 
 
 async def _embed(
@@ -167,10 +169,6 @@ async def _embed(
     request[MODEL] = model
     ask = VectorAsk(unique, model, question, keep_alive, priority(request))
     return await request.app[GATEWAY].vectors.embed(ask)
-
-
-def _headers(answer: VectorAnswer) -> dict[str, str]:
-    return model_headers(answer.model, answer.placement)
 
 
 def _numbers(raw: bytes) -> Sequence[float]:

@@ -8,7 +8,7 @@ from aiohttp import web
 from pydantic import BeforeValidator, Field, model_validator
 
 from swapd.api.bodies import parse, read_object
-from swapd.api.calls import GATEWAY, MODEL, generation_ids, json_answer, model_headers, priority
+from swapd.api.calls import GATEWAY, MODEL, answer_headers, generation_ids, json_answer, priority
 from swapd.api.chosen import model_for
 from swapd.api.fields import Body, KeepAlive, Whole
 from swapd.questions import Rerank
@@ -73,7 +73,7 @@ async def rerank(request: web.Request) -> web.Response:
     question = Rerank(body.query, tuple(body.all_texts), bool(body.truncate))
     answer, found = await gateway.vectors.rerank(VectorAsk(unique, name, question, body.keep_alive, priority(request)))
     best = sorted(range(len(found.scores)), key=lambda index: (-found.scores[index], index))[: body.top_n]
-    headers = model_headers(answer.model, answer.placement)
+    headers = answer_headers(answer)
     if body.documents is None:
         told = [{"index": i, "score": found.scores[i], **_text("text", body, i, body.return_text)} for i in best]
         return json_answer(told, headers=headers)

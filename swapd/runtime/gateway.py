@@ -29,7 +29,6 @@ from swapd.core.messages import (
 from swapd.core.model import RequestId, ResidentId, Variant, VariantId
 from swapd.errors import (
     Death,
-    DoesNotFit,
     InvalidRequest,
     ModelNotFound,
     ModelUnusable,
@@ -46,7 +45,6 @@ from swapd.runtime.happenings import Happenings
 from swapd.runtime.measures import Measures
 from swapd.runtime.ports import Catalog, Clerk, Workers
 from swapd.runtime.questions import Questions
-from swapd.runtime.routing import Passed
 from swapd.runtime.status import ResidentStatus, Show
 from swapd.runtime.vectors import Vectors
 from swapd.served import Model
@@ -72,7 +70,7 @@ class Gateway:
         self.reload = reload
         """Re-read the configuration. Raises InvalidConfig."""
         self.questions = Questions(engine, workers, clerk, self.find)
-        self.vectors = Vectors(engine, workers, self.find, self._lease)
+        self.vectors = Vectors(engine, workers, self._options, self._lease)
         self._engine, self._workers, self._catalog = engine, workers, catalog
         self._ids = itertools.count(1)
         self._pins: dict[str, bool] = {}
@@ -92,20 +90,12 @@ class Gateway:
         raises here: ModelNotFound, ModelUnusable, DoesNotFit, Overloaded, Stopping, ContextLengthExceeded,
         InvalidRequest, WorkerCrashed (after one retry). Later errors raise from the iteration.
         """
-        options = await routing.options(self._catalog, ask.model, self.refresh)
-        passed = list(options.passed)
+        options = await self._options(ask.model)
         async with contextlib.AsyncExitStack() as stack:
-            for model in options.models:
-                try:
-                    answer = await self._enter(stack, ask, model, watch)
-                except (DoesNotFit, ModelUnusable) as failure:
-                    if model is options.models[-1]:
-                        raise
-                    passed.append(Passed(model.name, failure.message))
-                else:
-                    answer.passed = tuple(passed)
-                    yield answer
-                    return
+            answer, answer.passed = await routing.first_served(
+                options, lambda model: self._enter(stack, ask, model, watch)
+            )
+            yield answer
 
     async def _enter(self, stack: contextlib.AsyncExitStack, ask: Ask, model: Model, watch: Watch | None) -> Answer:
         if model.variant is not None and model.variant.pooling:
@@ -228,6 +218,9 @@ class Gateway:
             model = self._catalog.resolve(name)
         assert model.variant is not None
         return model
+
+    async def _options(self, name: str) -> routing.Options:
+        return await routing.options(self._catalog, name, self.refresh)
 
     async def refresh(self) -> None:
         """Look at the folders again, unless that was done just now."""

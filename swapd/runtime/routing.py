@@ -1,16 +1,20 @@
 """Which models may answer a request: the one that is named, or those of a task's route, the first that can be served.
 
-Used by `gateway.py`. Asks the catalog; knows nothing of memory: whether a model fits is seen when it is tried.
+Used by `gateway.py` and `vectors.py`. Asks the catalog; knows nothing of memory: whether a model fits is seen when
+it is tried.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
-from swapd.errors import ModelNotFound, ModelUnusable
+from swapd.errors import DoesNotFit, ModelNotFound, ModelUnusable
 from swapd.runtime.ports import Catalog
 from swapd.served import Model
+
+Served = TypeVar("Served")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,19 @@ async def options(catalog: Catalog, name: str, refresh: Callable[[], Awaitable[N
     except (ModelNotFound, ModelUnusable):
         await refresh()
         return _known(catalog, name)
+
+
+async def first_served(
+    options: Options, attempt: Callable[[Model], Awaitable[Served]]
+) -> tuple[Served, tuple[Passed, ...]]:
+    """What the first model that can be served answers, and which were passed over. Raises what the last one raises."""
+    passed = list(options.passed)
+    for model in options.models[:-1]:
+        try:
+            return await attempt(model), tuple(passed)
+        except (DoesNotFit, ModelUnusable) as failure:
+            passed.append(Passed(model.name, failure.message))
+    return await attempt(options.models[-1]), tuple(passed)
 
 
 def _known(catalog: Catalog, name: str) -> Options:

@@ -17,6 +17,7 @@ from swapd.errors import InvalidRequest, Unloaded, WorkerCrashed, WorkerFailed
 from swapd.questions import Embed, Embedded, Reply, Rerank, Reranked, VectorQuestion
 from swapd.runtime.engine import Engine, Record
 from swapd.runtime.ports import Workers
+from swapd.runtime.routing import Options, Passed, first_served
 from swapd.served import Model
 from swapd.units import Seconds
 
@@ -37,6 +38,8 @@ class VectorAnswer:
     load_s: Seconds
     """0: it was loaded already."""
     reply: Reply
+    passed: tuple[Passed, ...] = ()
+    """Models that the route names before this one, and why they could not be served."""
 
 
 class Lease(Protocol):
@@ -50,30 +53,30 @@ class Lease(Protocol):
 class Vectors:
     """Raises what `Gateway.generate` raises."""
 
-    def __init__(self, engine: Engine, workers: Workers, find: Callable[[str], Awaitable[Model]], lease: Lease) -> None:
-        self._engine, self._workers, self._find, self._lease = engine, workers, find, lease
+    def __init__(
+        self, engine: Engine, workers: Workers, options: Callable[[str], Awaitable[Options]], lease: Lease
+    ) -> None:
+        self._engine, self._workers, self._options, self._lease = engine, workers, options, lease
 
     async def embed(self, ask: VectorAsk) -> tuple[VectorAnswer, Embedded]:
         assert isinstance(ask.question, Embed)
-        model = await self._find(ask.model)
-        assert model.vectors is not None
-        if model.vectors.pooling == "rank":
-            raise InvalidRequest(f"cannot make vectors with {model.name!r}: it ranks documents, see /rerank", "model")
-        answer = await self._answer(ask, model)
+        answer = await self._first_served(ask, _check_embeds)
         assert isinstance(answer.reply, Embedded)
         return answer, answer.reply
 
     async def rerank(self, ask: VectorAsk) -> tuple[VectorAnswer, Reranked]:
         assert isinstance(ask.question, Rerank)
-        model = await self._find(ask.model)
-        assert model.vectors is not None
-        if model.vectors.pooling != "rank":
-            raise InvalidRequest(
-                f"cannot rerank with {model.name!r}: its file does not say that it scores pairs (pooling rank)", "model"
-            )
-        answer = await self._answer(ask, model)
+        answer = await self._first_served(ask, _check_ranks)
         assert isinstance(answer.reply, Reranked)
         return answer, answer.reply
+
+    async def _first_served(self, ask: VectorAsk, check: Callable[[Model], None]) -> VectorAnswer:
+        async def attempt(model: Model) -> VectorAnswer:
+            check(model)
+            return await self._answer(ask, model)
+
+        answer, passed = await first_served(await self._options(ask.model), attempt)
+        return replace(answer, passed=passed)
 
     async def _answer(self, ask: VectorAsk, model: Model) -> VectorAnswer:
         try:
@@ -104,3 +107,17 @@ class Vectors:
             engine.journal.measures.embedded(model.name, tokens, granted - asked)
             engine.journal.answered(request, tokens)
             return VectorAnswer(model, str(loaded.placement), load_s, reply)
+
+
+def _check_embeds(model: Model) -> None:
+    assert model.vectors is not None
+    if model.vectors.pooling == "rank":
+        raise InvalidRequest(f"cannot make vectors with {model.name!r}: it ranks documents, see /rerank", "model")
+
+
+def _check_ranks(model: Model) -> None:
+    assert model.vectors is not None
+    if model.vectors.pooling != "rank":
+        raise InvalidRequest(
+            f"cannot rerank with {model.name!r}: its file does not say that it scores pairs (pooling rank)", "model"
+        )

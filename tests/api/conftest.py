@@ -41,6 +41,7 @@ from swapd.runtime.gateway import Gateway
 from swapd.runtime.happenings import Happenings
 from swapd.runtime.measures import Measures
 from swapd.runtime.questions import Questions
+from swapd.runtime.routing import Options
 from swapd.runtime.status import ResidentStatus
 from swapd.runtime.vectors import VectorAnswer, VectorAsk, Vectors
 from swapd.served import Model, ModelEntry
@@ -125,7 +126,10 @@ class ScriptedVectors(Vectors):
     """Vectors (3, 4, length of the input); a document's score is how many of the query's letters it has."""
 
     def __init__(self, find: Callable[[str], Awaitable[Model]]) -> None:
-        self._find = find
+        async def options(name: str) -> Options:
+            return Options((await find(name),))
+
+        self._options = options
         self.asks: list[VectorAsk] = []
 
     async def _answer(self, ask: VectorAsk, model: Model) -> VectorAnswer:

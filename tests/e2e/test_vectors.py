@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
 import struct
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,8 +28,17 @@ slots = 2
 path = "{smol}"
 embedding = true
 context = 128
+[models.huge]
+path = "{smol}"
+embedding = true
+context = 8192
+slots = 64
+[memory]
+vram_limit = "2GiB"
+host_reserve = "0"
 [routes]
-rerank = "ranker"
+rerank = ["absent", "ranker"]
+embedding = ["huge", "bert"]
 """
 
 
@@ -111,3 +122,22 @@ def test_the_prediction_covers_what_was_taken(daemon: Daemon) -> None:
     daemon.call("/v1/embeddings", {"model": "bert", "input": ["cat " * 60]})
     (loaded,) = [model for model in daemon.status()["models"] if model["name"] == "bert"]
     assert loaded["predicted"]["host"] >= loaded["measured"]["host"]
+
+
+def test_routes_fall_back_to_what_can_be_served_and_say_why(daemon: Daemon) -> None:
+    model, told = fallback(daemon, "/v1/rerank", {"query": "the cat", "documents": ["a cat"]})
+    assert model == "ranker"
+    assert told.startswith("absent: model 'absent' not found")
+    for path, key in (("/v1/embeddings", "input"), ("/api/embed", "input"), ("/api/embeddings", "prompt")):
+        model, told = fallback(daemon, path, {"model": "embedding", key: "the cat"})
+        assert model == "bert"
+        assert told.startswith("huge: cannot load 'huge': it needs")
+    status, document = daemon.call("/v1/embeddings", {"model": "huge", "input": "the cat"})
+    assert (status, document["error"]["code"]) == (507, "does_not_fit")
+
+
+def fallback(daemon: Daemon, path: str, body: object) -> tuple[str, str]:
+    """Which model answered, and what is told of those before it."""
+    request = urllib.request.Request(daemon.url + path, data=json.dumps(body).encode())
+    with urllib.request.urlopen(request, timeout=90) as response:
+        return response.headers["X-Swapd-Model"], response.headers["X-Swapd-Fallback"]

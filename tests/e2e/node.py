@@ -1,0 +1,63 @@
+"""Programs from npm, installed into a folder of the test environment when they are first asked for.
+
+No lock file: what the version ranges admit today is what users get today. A folder is kept for as long as its
+ranges, and the Node.js that they were installed for, stay the same.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(sys.prefix) / "npm"
+_LIMIT = 500
+"""Seconds for one installation."""
+
+
+def why_not() -> str | None:
+    """Why nothing from npm can be run here; None: it can."""
+    absent = [name for name in ("node", "npm") if shutil.which(name) is None]
+    return f"{' and '.join(absent)} not installed" if absent else None
+
+
+def installed(name: str, ranges: Mapping[str, str]) -> Path:
+    """The folder that holds `node_modules` with these packages. Skips the test where the registry is not reached, and
+    fails it where CI is."""
+    reason = why_not()
+    if reason:
+        pytest.skip(reason)
+    node = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    wanted = json.dumps({"node": node, "ranges": dict(sorted(ranges.items()))})
+    folder = _ROOT / name
+    folder.mkdir(parents=True, exist_ok=True)
+    stamp = folder / ".ready"  # written last
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if stamp.is_file() and stamp.read_text() == wanted:
+            return folder
+        shutil.rmtree(folder / "node_modules", ignore_errors=True)
+        (folder / "package.json").write_text(json.dumps({"private": True, "type": "module", "dependencies": ranges}))
+        _install(folder)
+        stamp.write_text(wanted)
+    return folder
+
+
+def _install(folder: Path) -> None:
+    command = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"]
+    try:
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, check=False, timeout=_LIMIT, stdin=subprocess.DEVNULL
+        )
+        why = "" if done.returncode == 0 else (done.stderr or done.stdout).strip()[-1000:]
+    except subprocess.TimeoutExpired:
+        why = f"no end after {_LIMIT} s"
+    if why:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"npm could not install {folder.name}: {why}")
