@@ -45,14 +45,26 @@ DEFAULTS: Final = Sampling(
 """Ollama's: what its users get where neither request nor model says."""
 
 
+OLLAMA: Final = "0.33.0"
+"""The release of Ollama that these routes follow. Clients refuse a server that tells an older version than they need
+(VS Code's Copilot wants 0.6.4, Codex 0.13.4), so they are told this one; swapd's own stands beside it."""
+
+
 @routes.get("/")
 async def root(request: web.Request) -> web.Response:
-    return web.Response(text="swapd is running")
+    """Some clients look for Ollama's sentence in it."""
+    return web.Response(text=f"Ollama is running (swapd {__version__})")
 
 
 @routes.get("/api/version")
 async def version(request: web.Request) -> web.Response:
-    return json_answer({"version": __version__})
+    return json_answer({"version": OLLAMA, "swapd": __version__})
+
+
+@routes.get("/api/status")
+async def cloud(request: web.Request) -> web.Response:
+    """What Ollama's own CLI asks before it offers models of a cloud: there is none."""
+    return json_answer({"cloud": {"disabled": True, "source": "none"}})
 
 
 @routes.get("/api/tags")

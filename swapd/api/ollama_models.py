@@ -37,12 +37,13 @@ def leaves_at(resident: ResidentStatus, now: datetime) -> datetime:
 
 
 def running_document(resident: ResidentStatus, model: Model | None, now: datetime) -> dict[str, object]:
-    """`model` None: its file has left the catalog since it was loaded."""
+    """`model` None: its file has left the catalog since it was loaded. Ollama's CLI prints 12 digits of a digest, and
+    breaks where there are fewer."""
     return {
         "name": resident.name,
         "model": resident.name,
         "size": resident.size,
-        "digest": model.digest if model is not None else "",
+        "digest": model.digest if model is not None else "0" * 64,
         "details": _details(model) if model is not None else {},
         "expires_at": leaves_at(resident, now),
         "size_vram": resident.vram,

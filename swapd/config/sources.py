@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 Place: TypeAlias = tuple[str | int, ...]
 """Keys and list indices from the top to a value."""
 
-NOT_SETTINGS: Final = frozenset({"SWAPD_URL", "SWAPD_CONFIG", "SWAPD_TEST_MODELS", "SWAPD_LOG"})
+NOT_SETTINGS: Final = frozenset({"SWAPD_API_KEY", "SWAPD_URL", "SWAPD_CONFIG", "SWAPD_TEST_MODELS", "SWAPD_LOG"})
 """Variables of ours that no configuration key hides behind."""
 
 _KEY = re.compile(r"\s*((?:[A-Za-z0-9_.\s-]|\"[^\"]*\"|'[^']*')+?)\s*=")

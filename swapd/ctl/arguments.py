@@ -121,6 +121,23 @@ examples:
   swapctl explain
   swapctl explain qwen3.5:9b
   swapctl explain req-0f3a"""
+_TOP: Final = """
+
+Of each device: # is what models hold, + what other programs hold, - what is
+kept free. q quits. Without a terminal it prints one page; with --json one
+document of the status and the last events."""
+_SERVICE: Final = """
+
+install writes swapd.socket and swapd.service into ~/.config/systemd/user and
+starts the socket: the first connection starts the daemon, and systemd restarts
+it if it crashes. Settings of `systemctl --user edit` stay. uninstall stops both
+and takes the files away. status tells how they are, and the log's last lines."""
+_DOCTOR: Final = """
+
+Looks at llama.cpp, the GPU and its driver, memory, the configuration, models,
+folders, the daemon and the service, with or without a daemon. + is as it should
+be, . is worth knowing, ! is to be mended, with -> what to do. The exit status
+is 0 whatever it finds; with --json, `healthy` says it."""
 _REPLAY: Final = """
 
 A day that the daemon has recorded, lived again by the same scheduler on a
@@ -291,6 +308,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     replay.add_argument("--tune", action="store_true", help="look for better settings for this day")
     add("reload", "make the daemon read its configuration again", _RELOAD)
+    live = add("top", "show the daemon live: memory, models, who waits", _TOP)
+    live.add_argument("--every", metavar="D", type=_interval, default=1.0, help="how often to look (default: 1s)")
+    unit = add("service", "make swapd a service of this user, by systemd", _SERVICE)
+    unit.add_argument("verb", metavar="install|uninstall|status", choices=("install", "uninstall", "status"))
+    unit.add_argument("--at-login", action="store_true", help="install: start it at login, not at the first connection")
+    unit.add_argument("--force", action="store_true", help="also over unit files that swapctl did not write")
+    add("doctor", "tell what is wrong with this machine, and what to do", _DOCTOR)
     paste = add("clients", "print the configuration of another program that is to use the daemon", _CLIENTS)
     paste.add_argument("name", metavar="NAME", help="the program")
     paste.add_argument("--model", metavar="M", help="the model that it is to use (default: one that is loaded)")
@@ -316,6 +340,13 @@ def _duration(text: str) -> str:
 
 def _seconds(text: str) -> float:
     return parse_duration(_duration(text))
+
+
+def _interval(text: str) -> float:
+    seconds = parse_duration(_duration(text))
+    if not 0.1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 0.1 and 3600 seconds")
+    return seconds
 
 
 def _lasting(text: str) -> float:

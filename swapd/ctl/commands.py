@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from swapd import __version__
 from swapd.ctl import explained, pages, planned, run
+from swapd.ctl import top as screen
 from swapd.ctl.chat import Chat
 from swapd.ctl.client import Client, Exit, Failure, Json, model_route
 from swapd.ctl.clients import NO_KEY, RECIPES, Target
@@ -139,6 +140,34 @@ def replay(client: Client, arguments: Namespace) -> None:
     _tell(arguments, document, lambda: page)
 
 
+def top(client: Client, arguments: Namespace) -> None:
+    """A live screen; with --json one look."""
+    if arguments.json:
+        _print(screen.document(screen.look(client)))
+        return
+    try:
+        screen.watch(client, arguments)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _misread(repr(error)) from error
+
+
+def manage_service(client: Client, arguments: Namespace) -> None:
+    """Asks no daemon."""
+    from swapd.ctl import service  # here: only this command and `doctor` run other programs
+
+    verbs = {"install": service.install, "uninstall": service.uninstall, "status": service.status}
+    document, page = verbs[arguments.verb](arguments)
+    _tell(arguments, document, lambda: page)
+
+
+def examine(client: Client, arguments: Namespace) -> None:
+    """Needs no daemon, and tells of one."""
+    from swapd.ctl import doctor, examining, findings  # here: they read the configuration and ask the driver
+
+    found = list(doctor.examine(examining.this_machine(client)))
+    _tell(arguments, findings.document(found), lambda: findings.page(found))
+
+
 def reload(client: Client, arguments: Namespace) -> None:
     document = client.post("/swapd/reload")
     _tell(arguments, document, lambda: "the configuration is read again")
@@ -216,6 +245,9 @@ COMMANDS: Final[Mapping[str, Command]] = MappingProxyType(
         "explain": explain,
         "replay": replay,
         "reload": reload,
+        "top": top,
+        "service": manage_service,
+        "doctor": examine,
         "clients": clients,
         "version": version,
     }

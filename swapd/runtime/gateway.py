@@ -92,9 +92,8 @@ class Gateway:
         """
         options = await self._options(ask.model)
         async with contextlib.AsyncExitStack() as stack:
-            answer, answer.passed = await routing.first_served(
-                options, lambda model: self._enter(stack, ask, model, watch)
-            )
+            answer, passed = await routing.first_served(options, lambda model: self._enter(stack, ask, model, watch))
+            answer.passed = passed
             yield answer
 
     async def _enter(self, stack: contextlib.AsyncExitStack, ask: Ask, model: Model, watch: Watch | None) -> Answer:

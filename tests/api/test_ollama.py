@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from swapd import __version__
 from swapd.api import ollama
 from swapd.api.app import RUNNER_OPTIONS, GuardSettings, make_app
 from swapd.api.ollama_models import parameter_size
@@ -305,8 +306,16 @@ async def test_clients_probe_with_head(client: Client, path: str) -> None:
     assert await response.read() == b""
 
 
-async def test_version_is_ours(client: Client) -> None:
-    assert re.fullmatch(r"\d+\.\d+\.\d+\S*", (await (await client.get("/api/version")).json())["version"])
+async def test_the_version_satisfies_those_who_want_a_recent_ollama_and_ours_stands_beside(client: Client) -> None:
+    told = await (await client.get("/api/version")).json()
+    needed = [(0, 6, 4), (0, 13, 4)]  # VS Code's Copilot, Codex
+    assert tuple(map(int, told["version"].split("."))) >= max(needed)
+    assert told["swapd"] == __version__
+    assert await (await client.get("/")).text() == f"Ollama is running (swapd {__version__})"
+
+
+async def test_there_is_no_cloud(client: Client) -> None:
+    assert (await (await client.get("/api/status")).json())["cloud"]["disabled"] is True
 
 
 PRESETS = (("precise", Preset(Sampling(temperature=0.1))),)
