@@ -18,6 +18,7 @@ from aiohttp import web
 
 from swapd import __version__
 from swapd.api.app import GUARD, RUNNER_OPTIONS, GuardSettings, make_app
+from swapd.api.patience import ASKED, close_silent
 from swapd.config import Settings, load
 from swapd.core.messages import LessonsRead, PolicyChanged, StopRequested, UnloadRequested
 from swapd.errors import InvalidConfig
@@ -148,6 +149,8 @@ async def running(
             await runner.setup()
             for listener in sockets:
                 await web.SockSite(runner, listener).start()
+            assert runner.server is not None
+            silent = tasks.create_task(close_silent(runner.server, app[ASKED]), name="close silent connections")
             watchdog = tasks.create_task(_feed_watchdog(engine), name="watchdog")
             try:
                 yield Daemon(gateway, engine, tuple(_address(listener) for listener in sockets))
@@ -156,7 +159,12 @@ async def running(
                     await _drain(engine, hurry or asyncio.Event())
                 finally:
                     await runner.cleanup()
-                    for task in (watchdog, recall, engine_task):  # recall may wait for what an ended engine never tells
+                    for task in (
+                        silent,
+                        watchdog,
+                        recall,
+                        engine_task,
+                    ):  # recall may wait for what an ended engine never tells
                         task.cancel()
     finally:
         memory.close()

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 from aiohttp import hdrs, web
 
+from swapd import __version__
 from swapd.api import (
     admin,
     anthropic,
@@ -32,6 +34,7 @@ from swapd.api.calls import CANCELLED, GATEWAY, GUARD, REQUEST_ID, json_answer, 
 from swapd.api.failures import Dialect, Failure, failure_of
 from swapd.api.guard import Guard, GuardSettings, is_preflight
 from swapd.api.metrics import REQUESTS, Requests
+from swapd.api.patience import ASKED
 from swapd.runtime.gateway import Gateway
 
 __all__ = ["GATEWAY", "GUARD", "RUNNER_OPTIONS", "GuardSettings", "make_app"]
@@ -66,6 +69,7 @@ def make_app(gateway: Gateway, guard: GuardSettings) -> web.Application:
     app[GATEWAY] = gateway
     app[GUARD] = Guard(guard)
     app[REQUESTS] = Requests()
+    app[ASKED] = weakref.WeakSet()
     for dialect in _PAGES:
         app.add_routes(dialect.routes)
     app.on_response_prepare.append(_finish_headers)
@@ -78,6 +82,8 @@ async def _frame(
 ) -> web.StreamResponse:
     """Names the request, asks the guard, and says every failure in the dialect of the path."""
     request[REQUEST_ID] = new_request_id(request)
+    if isinstance(request.transport, asyncio.Transport):
+        request.app[ASKED].add(request.transport)
     began, outcome = time.perf_counter(), "ok"
     try:
         request.app[GUARD].check(request)
@@ -114,6 +120,7 @@ def _routing_failure(request: web.Request, refusal: web.HTTPException) -> tuple[
 async def _finish_headers(request: web.Request, response: web.StreamResponse) -> None:
     name = request.get(REQUEST_ID) or new_request_id(request)
     response.headers["X-Request-Id"] = name
+    response.headers[hdrs.SERVER] = f"swapd/{__version__}"
     if Dialect.of(request) is Dialect.ANTHROPIC:
         response.headers["Request-Id"] = name  # where its clients look for it
     response.headers.update(request.app[GUARD].cors_headers(request))

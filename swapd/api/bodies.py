@@ -5,6 +5,7 @@ Used by the dialects; knows none of them. What passes is finite, well-formed Uni
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -15,11 +16,13 @@ from pydantic import BaseModel, ValidationError
 
 from swapd.api.calls import GUARD
 from swapd.errors import BodyTooLarge, InvalidRequest
-from swapd.units import Bytes
+from swapd.units import Bytes, Seconds
 
 B = TypeVar("B", bound=BaseModel)
 
 MAX_DEPTH: Final = 64
+STALLED_AFTER: Final[Seconds] = 60.0
+"""A body of which nothing comes for so long is given up."""
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -85,10 +88,14 @@ async def _read(request: web.Request, limit: Bytes) -> bytes:
         raise BodyTooLarge(limit)
     body = bytearray()
     try:
-        async for piece in request.content.iter_any():
+        while piece := await asyncio.wait_for(request.content.readany(), STALLED_AFTER):
             body += piece
             if len(body) > limit:
                 raise BodyTooLarge(limit)
+    except TimeoutError:
+        raise InvalidRequest(
+            f"cannot read the body: it stopped after {len(body)} bytes, and nothing came for {STALLED_AFTER:g} s"
+        ) from None
     except (web.RequestPayloadError, HttpProcessingError):
         raise InvalidRequest("cannot read the body: its transfer or content encoding is broken") from None
     return bytes(body)

@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
 from swapd.api.calls import CANCELLED, OUTCOME, REQUEST_ID, encode, wants_progress
 from swapd.api.failures import Dialect, Failure, failure_of
@@ -92,6 +92,8 @@ class Stream:
         """Sends the headers, unless a progress line has already done so (then without these)."""
         if not self.is_open:
             self.response.headers.update(headers)
+            if self._request.version < HttpVersion11:
+                self.response.force_close()  # without chunks, the end of the connection is the end of the answer
             await self.response.prepare(self._request)
 
     def put(self, data: bytes) -> None:
