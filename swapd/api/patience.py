@@ -23,7 +23,7 @@ Asked = weakref.WeakSet[asyncio.Transport]
 ASKED: Final = web.AppKey("asked", Asked)
 
 
-async def close_silent(server: web.Server[web.Request], asked: Asked, patience: Seconds = PATIENCE) -> None:
+async def close_silent(server: web.Server, asked: Asked, patience: Seconds = PATIENCE) -> None:
     """Never returns."""
     known: weakref.WeakKeyDictionary[asyncio.Transport, Seconds] = weakref.WeakKeyDictionary()
     clock = asyncio.get_running_loop().time

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -85,6 +86,11 @@ VALID: dict[str, dict[str, Any]] = {
     "/swapd/models/tiny/load": {"keep_alive": 1, "gpu_layers": 1},
     "/swapd/models/tiny/unload": {"force": False},
 }
+
+EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "200"))
+"""Of each dialect; many more now and then: HOSTILE_EXAMPLES=5000 make test ARGS=tests/api/test_hostile.py"""
+PATIENCE = max(120, EXAMPLES // 2)
+"""Seconds."""
 
 LEAKS = re.compile(r"Traceback|site-packages|pydantic|\.py\b|0x[0-9a-f]{6}")
 """What errors must not tell: where the code lies, and whose it is."""
@@ -240,27 +246,31 @@ def test_every_body_belongs_to_a_dialect() -> None:
     assert sorted(path for paths in PATHS.values() for path in paths) == sorted(VALID)
 
 
+@pytest.mark.timeout(PATIENCE)
 @pytest.mark.parametrize("dialect", sorted(PATHS))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(data=st.data())
 def test_one_wrong_value_anywhere(daemon: _Daemon, dialect: str, data: st.DataObject) -> None:
     path, body = data.draw(spoiled(PATHS[dialect]))
     check(daemon, path, json.dumps(body).encode())
 
 
-@settings(max_examples=100, deadline=None)
+@pytest.mark.timeout(PATIENCE)
+@settings(max_examples=EXAMPLES // 2, deadline=None)
 @given(st.sampled_from(sorted(VALID)), JSON)
 def test_any_json(daemon: _Daemon, path: str, body: Any) -> None:
     check(daemon, path, json.dumps(body).encode())
 
 
-@settings(max_examples=100, deadline=None)
+@pytest.mark.timeout(PATIENCE)
+@settings(max_examples=EXAMPLES // 2, deadline=None)
 @given(st.sampled_from(sorted(VALID)), st.binary(max_size=200))
 def test_any_bytes(daemon: _Daemon, path: str, data: bytes) -> None:
     check(daemon, path, data)
 
 
-@settings(max_examples=200, deadline=None)
+@pytest.mark.timeout(PATIENCE)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), st.sampled_from(["load", "pin", "unload"]))
 def test_any_name_in_a_path(daemon: _Daemon, name: str, verb: str) -> None:
     status, text = daemon.post(f"/swapd/models/{quote(name, safe='')}/{verb}", b"")

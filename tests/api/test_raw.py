@@ -32,8 +32,10 @@ def request(line: bytes, *headers: bytes, body: bytes = b"") -> bytes:
 
 @pytest.fixture
 async def server(gateway: ScriptedGateway) -> AsyncIterator[TestServer]:
-    async with TestServer(make_app(gateway, GuardSettings())) as running:
-        yield running
+    running = TestServer(make_app(gateway, GuardSettings()))
+    await running.start_server()
+    yield running
+    await running.close()
 
 
 @pytest.fixture
