@@ -159,12 +159,8 @@ async def running(
                     await _drain(engine, hurry or asyncio.Event())
                 finally:
                     await runner.cleanup()
-                    for task in (
-                        silent,
-                        watchdog,
-                        recall,
-                        engine_task,
-                    ):  # recall may wait for what an ended engine never tells
+                    # recall may wait for what an ended engine never tells
+                    for task in (silent, watchdog, recall, engine_task):
                         task.cancel()
     finally:
         memory.close()
