@@ -19,11 +19,13 @@ from aiohttp import web
 from swapd import __version__
 from swapd.api.app import GUARD, RUNNER_OPTIONS, GuardSettings, make_app
 from swapd.api.patience import ASKED, close_silent
+from swapd.api.pulling import HUB
 from swapd.config import Settings, load
 from swapd.core.messages import LessonsRead, PolicyChanged, StopRequested, UnloadRequested
 from swapd.errors import InvalidConfig
 from swapd.host.catalog import Catalog
 from swapd.host.cores import FreeCores
+from swapd.host.hub import Hub
 from swapd.host.listen import TcpAddress, UnixAddress, inherited, open_tcp, open_unix
 from swapd.host.memory import MachineMemory
 from swapd.host.pagecache import PageCache
@@ -115,7 +117,7 @@ async def running(
     prompts = PromptStore(settings.cache_dir, settings.prompt_cache)
     pool, sizer, clerk = Pool(settings.threads, FreeCores(), prompts), Sizer(), Clerk()
     memory = MachineMemory(extra=pool.devices)
-    catalog = make_catalog(settings)
+    catalog, hub = make_catalog(settings), Hub(settings.models_dir)
     try:
         await asyncio.to_thread(catalog.scan)
         await asyncio.to_thread(prompts.prepare)
@@ -144,7 +146,7 @@ async def running(
                 await prompts.limit(current.prompt_cache)
 
             gateway = Gateway(engine, pool, clerk, catalog, reload)
-            app = make_app(gateway, guard_settings(settings))
+            app = make_app(gateway, guard_settings(settings), hub)
             runner = web.AppRunner(app, shutdown_timeout=_CLOSE, **RUNNER_OPTIONS)
             await runner.setup()
             for listener in sockets:
@@ -169,12 +171,21 @@ async def running(
 def make_catalog(settings: Settings) -> Catalog:
     """Not yet scanned."""
     return Catalog(
-        settings.catalog_dirs,
+        folders(settings),
         settings.entries,
         settings.routes,
         flash_attention=settings.flash_attention,
         stores=settings.stores,
     )
+
+
+def folders(settings: Settings) -> tuple[Path, ...]:
+    """Those that are scanned; where none is named, the one for what is pulled, which is made."""
+    if not settings.catalog_dirs:
+        with contextlib.suppress(OSError):
+            settings.models_dir.mkdir(parents=True, exist_ok=True)
+            return (settings.models_dir,)
+    return settings.catalog_dirs
 
 
 def guard_settings(settings: Settings) -> GuardSettings:
@@ -183,6 +194,7 @@ def guard_settings(settings: Settings) -> GuardSettings:
         allowed_origins=settings.allowed_origins,
         api_keys=settings.api_keys,
         max_body=settings.max_body,
+        allow_pull=settings.allow_pull,
     )
 
 
@@ -196,8 +208,9 @@ async def _reload(
 ) -> Settings:
     """Take the configuration over, all of it or nothing. Raises InvalidConfig."""
     new = old if reread is None else await asyncio.to_thread(reread)
-    catalog.configure(new.catalog_dirs, new.entries, new.routes, flash_attention=new.flash_attention, stores=new.stores)
+    catalog.configure(folders(new), new.entries, new.routes, flash_attention=new.flash_attention, stores=new.stores)
     app[GUARD].settings = guard_settings(new)
+    app[HUB].folder = new.models_dir
     engine.post(PolicyChanged(engine.now(), new.policy))
     await gateway.rescan()
     _retire_unreachable(catalog, engine)

@@ -18,6 +18,7 @@
        |- Stopping                the daemon is going down
        |- Unloaded                the model was unloaded by force under the request
        |- WorkerCrashed           the worker died under the request
+       |- HubFailed               the place that models are fetched from does not give one
        `- WorkerFailed            inside the daemon: a load that failed, a worker that died
 
 `api/failures.py` turns them into each dialect's words. Messages read "cannot X: why"; what a
@@ -169,6 +170,10 @@ class Death(StrEnum):
     """llama.cpp cannot load this file; it never will."""
     OUT_OF_MEMORY = "out of memory"
     CRASHED = "crashed"
+
+
+class HubFailed(SwapdError):
+    code = "hub_failed"
 
 
 class WorkerFailed(SwapdError):

@@ -26,6 +26,7 @@ from swapd.api import (
     ollama_files,
     openai,
     openapi,
+    pulling,
     reranking,
     responses,
     watching,
@@ -35,6 +36,8 @@ from swapd.api.failures import Dialect, Failure, failure_of
 from swapd.api.guard import Guard, GuardSettings, is_preflight
 from swapd.api.metrics import REQUESTS, Requests
 from swapd.api.patience import ASKED
+from swapd.api.pulling import HUB
+from swapd.host.hub import Hub
 from swapd.runtime.gateway import Gateway
 
 __all__ = ["GATEWAY", "GUARD", "RUNNER_OPTIONS", "GuardSettings", "make_app"]
@@ -46,6 +49,7 @@ _PAGES: Final = (
     anthropic,
     ollama,
     ollama_files,
+    pulling,
     llamaserver,
     embeddings,
     reranking,
@@ -62,14 +66,19 @@ _CLIENT_CLOSED: Final = 499
 """Nobody reads it: the caller is gone."""
 
 
-def make_app(gateway: Gateway, guard: GuardSettings) -> web.Application:
-    """The application, to be run with `RUNNER_OPTIONS`. `app[GUARD].settings` may be replaced while it runs."""
+def make_app(gateway: Gateway, guard: GuardSettings, hub: Hub | None = None) -> web.Application:
+    """The application, to be run with `RUNNER_OPTIONS`. `app[GUARD].settings` may be replaced while it runs.
+
+    `hub`: where models are fetched from; None: from nowhere.
+    """
     # Bodies are read, and limited, by `bodies.py`: the guard's limit may change.
     app = web.Application(middlewares=[_frame])
     app[GATEWAY] = gateway
     app[GUARD] = Guard(guard)
     app[REQUESTS] = Requests()
     app[ASKED] = weakref.WeakSet()
+    if hub is not None:
+        app[HUB] = hub
     for dialect in _PAGES:
         app.add_routes(dialect.routes)
     app.on_response_prepare.append(_finish_headers)

@@ -34,6 +34,8 @@ class GuardSettings:
     allowed_origins: tuple[str, ...] = ()
     api_keys: tuple[str, ...] = ()
     max_body: Bytes = 32 * MiB
+    allow_pull: bool = False
+    """Also over TCP."""
 
 
 class Guard:

@@ -6,14 +6,13 @@ Called by `settings.py` with what pydantic found.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
 from swapd import __version__
 from swapd.config.sources import Place, Sources, nearest
-from swapd.config.tables import LATER_KEYS, LATER_VALUES, Options, Preset, kinds
+from swapd.config.tables import LATER_KEYS, Options, Preset, kinds
 
 _WORDS = {
     "bool_type": "true or false",
@@ -52,9 +51,6 @@ def _allowed(found: Any) -> str:
     place, kind, context = tuple(found["loc"]), found["type"], found.get("ctx", {})
     if kind == "extra_forbidden":
         return _unknown(place)
-    if _is_later(found["input"], LATER_VALUES.get(place[:2], ())):
-        today = "[]" if kind == "too_long" else context.get("expected")
-        return f"not in swapd {__version__} yet; use {_toml(today)}"
     if kind == "value_error":
         text = str(context["error"])
         return text.removeprefix(f"{found['input']!r} is ")
@@ -72,10 +68,6 @@ def _unknown(place: Place) -> str:
     inner = {"options": Options.model_fields, "presets": Preset.model_fields}
     known = inner.get(str(place[2]), tables[str(place[0])]) if len(place) > 3 else tables[str(place[0])]
     return f"no such key{nearest(str(place[-1]), known)}"
-
-
-def _is_later(given: object, later: Sequence[object]) -> bool:
-    return bool(given) and all(part in later for part in (given if isinstance(given, list) else [given]))
 
 
 def _toml(expected: object) -> str:

@@ -45,6 +45,9 @@ class Settings:
     """Of the programs in `sources`, where they keep their models."""
     entries: Mapping[str, ModelEntry] = field(hash=False)
     routes: Mapping[str, tuple[str, ...]] = field(hash=False)
+    models_dir: Path
+    """Where models that are pulled go: the first of [catalog] dirs, or where programs keep their data."""
+    allow_pull: bool
     state_dir: Path
     cache_dir: Path
     prompt_cache: Bytes
@@ -123,6 +126,8 @@ def _settings(root: Root, source: Path | None, environ: Mapping[str, str]) -> Se
         stores=stores.places(root.catalog.sources, with_base_folders(environ)),
         entries=MappingProxyType({name: _entry(model) for name, model in root.models.items()}),
         routes=MappingProxyType(dict(root.routes)),
+        models_dir=next(iter(root.catalog.dirs), Path(with_base_folders(environ)["XDG_DATA_HOME"], "swapd", "models")),
+        allow_pull=server.allow_pull,
         state_dir=root.paths.state,
         cache_dir=root.paths.cache,
         prompt_cache=memory.prompt_cache,

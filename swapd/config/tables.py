@@ -6,7 +6,6 @@ single value may be is in `values.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_origin
 
@@ -45,11 +44,6 @@ LATER_KEYS: Final = frozenset(
 )
 """Keys that a later release will have."""
 
-LATER_VALUES: Final[Mapping[tuple[str | int, ...], tuple[object, ...]]] = {
-    ("server", "allow_pull"): (True,),
-}
-"""Values that a later release will have, of keys (or in lists) that are there today."""
-
 
 def _as_written(default: object, **limits: Any) -> Any:
     """A default in the file's own spelling, checked like a value from there."""
@@ -66,7 +60,7 @@ class Server(Table):
     api_key_file: KeysInFile | None = Field(default=None, validate_default=False)
     allowed_hosts: list[Host] = []
     allowed_origins: list[Origin] = []
-    allow_pull: Literal[False] = False
+    allow_pull: bool = False
     max_body: Size = 32 * MiB
     max_queue: Annotated[int, Field(ge=1, lt=2**31)] = 512
 

@@ -140,6 +140,24 @@ def replay(client: Client, arguments: Namespace) -> None:
     _tell(arguments, document, lambda: page)
 
 
+def pull(client: Client, arguments: Namespace) -> None:
+    """The last line, once everything is there; meanwhile the progress line."""
+    progress = Progress(sys.stderr, quiet=arguments.json)
+    last: Json = {}
+    lines = client.stream("/api/pull", {"model": arguments.repository})
+    try:
+        for last in lines:
+            total = last.get("total")
+            progress.show(str(last.get("status", "")), last.get("completed", 0) / total if total else None)
+    finally:
+        progress.clear()
+        lines.close()
+    if last.get("status") != "success":
+        raise client.cut_off()
+    names = [str(name) for name in last.get("models", [arguments.repository])]
+    _tell(arguments, last, lambda: "\n".join(f"{cell(name)} can be served" for name in names))
+
+
 def top(client: Client, arguments: Namespace) -> None:
     """A live screen; with --json one look."""
     if arguments.json:
@@ -245,6 +263,7 @@ COMMANDS: Final[Mapping[str, Command]] = MappingProxyType(
         "explain": explain,
         "replay": replay,
         "reload": reload,
+        "pull": pull,
         "top": top,
         "service": manage_service,
         "doctor": examine,

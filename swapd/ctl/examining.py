@@ -80,7 +80,7 @@ def _driver() -> str | None:
 
 
 def _models(settings: Settings) -> tuple[tuple[Model, ...], tuple[str, ...]]:
-    catalog = Catalog(settings.catalog_dirs, settings.entries, settings.routes)
+    catalog = Catalog(settings.catalog_dirs, settings.entries, settings.routes, stores=settings.stores)
     catalog.scan()
     return catalog.models(), catalog.problems()
 

@@ -416,6 +416,6 @@ async def test_a_pull_on_the_socket_is_done_if_the_model_is_there(gateway: Scrip
                 assert await response.json() == {"status": "success"}
             async with pull(json={"model": "nope"}) as response:
                 assert response.status == 400
-                assert "[catalog] dirs" in (await response.json())["error"]
+                assert "no folder to put models into" in (await response.json())["error"]
     finally:
         await runner.cleanup()

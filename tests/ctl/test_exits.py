@@ -121,11 +121,11 @@ def test_what_is_no_swapd_is_told_without_a_traceback(
         *(
             "explain a b",
             "plan",
-            "top",
+            "top a",
             "yield",
             "pull",
             "service",
-            "doctor",
+            "doctor a",
             "replay a b",
             "clients",
             "stat",
