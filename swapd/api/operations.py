@@ -68,7 +68,7 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("POST", "/api/chat"): Operation(_L, "Answer a conversation.", ollama_bodies.ChatBody, streams=_NDJSON),
     ("POST", "/api/embed"): Operation(_L, "Vectors of texts.", embeddings.EmbedBody),
     ("POST", "/api/embeddings"): Operation(_L, "The vector of a text.", embeddings.OldEmbeddingsBody),
-    ("POST", "/api/pull"): Operation(_L, "Whether a model is there.", ollama_bodies.PullBody, streams=_NDJSON),
+    ("POST", "/api/pull"): Operation(_L, "Fetch a model, unless it is there.", ollama_bodies.PullBody, streams=_NDJSON),
     ("POST", "/api/create"): Operation(_L, _REFUSED, success=403),
     ("POST", "/api/push"): Operation(_L, _REFUSED, success=403),
     ("POST", "/api/copy"): Operation(_L, _REFUSED, success=403),

@@ -32,7 +32,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 (the library's name)
+        def do_GET(self) -> None:
             page = pages.get(self.path.partition("?")[0])
             self.send_response(404 if page is None else 200)
             self.send_header("Content-Length", str(len(page or b"")))
