@@ -197,10 +197,17 @@ def clients(client: Client, arguments: Namespace) -> None:
     if recipe is None:
         raise Failure(Exit.USAGE, f"{arguments.name!r} is not known here; {', '.join(RECIPES)} are")
     target = _target(client, arguments)
-    document = {"client": arguments.name, "form": recipe.form, "place": recipe.place, "text": recipe.text(target)}
+    document = {
+        "client": arguments.name,
+        "form": recipe.form,
+        "place": recipe.place,
+        "tried": recipe.is_tried,
+        "text": recipe.text(target),
+    }
     _tell(arguments, document, lambda: str(document["text"]).rstrip("\n"))
     if not arguments.json:
-        print(f"\n(for {recipe.place})", file=sys.stderr)
+        doubt = "" if recipe.is_tried else f"; written by {arguments.name}'s documentation, not tried with it"
+        print(f"\n(for {recipe.place}{doubt})", file=sys.stderr)
 
 
 def _target(client: Client, arguments: Namespace) -> Target:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from swapd.ctl.clients import RECIPES
 from tests.e2e import node
 from tests.e2e.conftest import GEMMA, SMOL, Daemon
 
@@ -78,6 +79,12 @@ def served(daemon: Daemon, path_of: str) -> int:
         for line in page.splitlines()
         if line.startswith("swapd_requests_total{") and f'dialect="{path_of}"' in line and 'outcome="ok"' in line
     )
+
+
+def test_all_that_are_called_tried_are_tried_here_or_beside() -> None:
+    beside = {"openai-python", "ollama-python"}  # test_clients.py
+    here = {name.removeprefix("test_").replace("_", "-") for name in globals() if name.startswith("test_")}
+    assert {name for name, recipe in RECIPES.items() if recipe.is_tried} == (here & set(RECIPES)) | beside
 
 
 def test_codex(daemon: Daemon, tmp_path: Path) -> None:
