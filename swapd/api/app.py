@@ -26,6 +26,7 @@ from swapd.api import (
     ollama_files,
     openai,
     openapi,
+    page,
     pulling,
     reranking,
     responses,
@@ -57,6 +58,7 @@ _PAGES: Final = (
     openapi,
     admin,
     watching,
+    page,
 )
 
 RUNNER_OPTIONS: Final[Mapping[str, Any]] = {"handler_cancellation": True, "access_log": None}

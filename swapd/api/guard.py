@@ -17,8 +17,8 @@ from aiohttp import hdrs, web
 from swapd.errors import Forbidden, Unauthorized
 from swapd.units import Bytes, MiB
 
-_OPEN_TO_ALL: Final = "/health"
-"""Supervisors probe it without a key, and it tells nothing else."""
+_OPEN_TO_ALL: Final = frozenset({"/health", "/ui", "/ui/", "/ui/page.css", "/ui/page.js"})
+"""Supervisors probe without a key, and are told nothing else; browsers fetch the page without one: it tells nothing."""
 
 _EXPOSED: Final = "X-Request-Id, X-Swapd-Model, X-Swapd-Placement, X-Swapd-Fallback, Retry-After"
 
@@ -50,7 +50,7 @@ class Guard:
         self._check_host(request, local)
         self._check_origin(request)
         # A preflight cannot carry the key: what it asks for is checked when it comes.
-        if self.settings.api_keys and not local and request.path != _OPEN_TO_ALL and not is_preflight(request):
+        if self.settings.api_keys and not local and request.path not in _OPEN_TO_ALL and not is_preflight(request):
             self._check_key(request)
 
     def cors_headers(self, request: web.BaseRequest) -> dict[str, str]:

@@ -50,7 +50,7 @@ def _operation(method: str, path: str, operation: Operation, body: Any) -> dict[
     told: dict[str, Any] = {
         "tags": [operation.dialect.value],
         "summary": operation.summary,
-        "operationId": f"{method.lower()}{re.sub(r'[^a-z0-9]+', '_', path.lower())}".rstrip("_"),
+        "operationId": _identifier(method, path),
         "parameters": [*_in_path(path), *_in_query(operation)],
         "responses": {
             str(operation.success): {"description": "Done.", "content": _contents(operation)},
@@ -63,6 +63,12 @@ def _operation(method: str, path: str, operation: Operation, body: Any) -> dict[
             "content": {"application/json": {"schema": body}},
         }
     return told
+
+
+def _identifier(method: str, path: str) -> str:
+    """`get_v1_models_id`; a folder is another than the file of its name."""
+    words = re.sub(r"[^a-z0-9]+", "_", f"{method}{path}".lower()).strip("_")
+    return f"{words}_index" if path.endswith("/") else words
 
 
 def _in_path(path: str) -> list[dict[str, Any]]:

@@ -129,7 +129,7 @@ def says_error(path: str, text: str) -> bool:
         return set(said) == {"type", "message"} and json.loads(text)["type"] == "error"
     if path.startswith("/v1/") and "rerank" not in path:
         return set(said) == {"message", "type", "param", "code"}
-    if path.startswith("/swapd/") or path in ("/", "/health", "/openapi.json"):
+    if path.startswith(("/swapd/", "/ui")) or path in ("/", "/health", "/openapi.json"):
         return {"code", "message"} <= set(said) and isinstance(said["code"], str)
     return {"code", "message", "type"} <= set(said) and said["code"] in range(400, 600)
 
