@@ -5,7 +5,8 @@ Used by `app.py`. Over TCP only where `[server] allow_pull` says so: a pull fill
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncGenerator
 from typing import Final
 
 from aiohttp import web
@@ -49,32 +50,37 @@ async def _is_here(gateway: Gateway, name: str) -> bool:
     return True
 
 
-async def _tell(request: web.Request, is_streamed: bool | None, lines: AsyncIterator[object]) -> web.StreamResponse:
+async def _tell(
+    request: web.Request, is_streamed: bool | None, lines: AsyncGenerator[object, None]
+) -> web.StreamResponse:
     if is_streamed is False:
         last: object = _DONE
-        async for line in lines:
-            last = line
+        async with contextlib.aclosing(lines):
+            async for line in lines:
+                last = line
         return json_answer(last)
 
     async def work(out: Stream) -> None:
         await out.open({})
-        async for line in lines:
-            out.put(encode(line) + b"\n")
-            await out.flush()
+        async with contextlib.aclosing(lines):
+            async for line in lines:
+                out.put(encode(line) + b"\n")
+                await out.flush()
 
     return await stream(request, NDJSON, work)
 
 
-async def _nothing() -> AsyncIterator[object]:
+async def _nothing() -> AsyncGenerator[object, None]:
     yield _DONE
 
 
-async def _fetched(gateway: Gateway, hub: Hub, wish: Wish, files: tuple[Remote, ...]) -> AsyncIterator[object]:
+async def _fetched(gateway: Gateway, hub: Hub, wish: Wish, files: tuple[Remote, ...]) -> AsyncGenerator[object, None]:
     yield {"status": "pulling manifest"}
     for file in files:
         about = {"status": f"pulling {file.sha256[:12] or file.name}", "digest": f"sha256:{file.sha256}"}
-        async for size in hub.fetch(wish, file):
-            yield about | {"total": file.size, "completed": size}
+        async with contextlib.aclosing(hub.fetch(wish, file)) as sizes:
+            async for size in sizes:
+                yield about | {"total": file.size, "completed": size}
     yield {"status": "verifying sha256 digest"}
     await gateway.rescan()
     paths = {str(hub.folder / file.name) for file in files}

@@ -7,11 +7,12 @@ its name when its size and SHA-256 are those that the hub tells. Names of the hu
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -141,7 +142,7 @@ class Hub:
                     raise HubFailed(f"cannot list {wish.repository}: the hub sends elsewhere for the rest")
         return tuple(found)
 
-    async def fetch(self, wish: Wish, remote: Remote) -> AsyncIterator[Bytes]:
+    async def fetch(self, wish: Wish, remote: Remote) -> AsyncGenerator[Bytes, None]:
         """How much of the file is there, again and again, until all of it is, under its name.
 
         What is there is kept when this is left early. Raises HubFailed, InvalidRequest: it is being fetched already, or
@@ -159,15 +160,16 @@ class Hub:
         self._busy.add(target)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            async for size in self._fill(wish, remote, part):
-                yield size
+            async with contextlib.aclosing(self._fill(wish, remote, part)) as sizes:
+                async for size in sizes:
+                    yield size
             part.rename(target)
         except OSError as error:
             raise HubFailed(f"cannot write {target}: {error.strerror or error}") from error
         finally:
             self._busy.discard(target)
 
-    async def _fill(self, wish: Wish, remote: Remote, part: Path) -> AsyncIterator[Bytes]:
+    async def _fill(self, wish: Wish, remote: Remote, part: Path) -> AsyncGenerator[Bytes, None]:
         digest = hashlib.sha256()
         size = await asyncio.to_thread(_read_into, digest, part, remote.size)
         free = shutil.disk_usage(part.parent).free
@@ -185,12 +187,12 @@ class Hub:
                         answer.raise_for_status()
                         if size and answer.status != 206:
                             raise HubFailed(f"cannot go on with {remote.name}: the hub sends it from its beginning")
-                        async for piece in answer.content.iter_chunked(_PIECE):
+                        while size < remote.size and (piece := await _some(answer.content)):
                             size += len(piece)
-                            if size > remote.size:
-                                break
                             await asyncio.to_thread(_write, out, digest, piece)
                             yield size
+                        if await answer.content.readany():
+                            size += 1  # more than was promised
                 except (aiohttp.ClientError, TimeoutError) as error:
                     raise HubFailed(f"cannot fetch {remote.name}: {_why(error)}; pull again to go on") from error
             await asyncio.to_thread(os.fsync, out.fileno())
@@ -231,6 +233,14 @@ def _read_into(digest: Any, part: Path, most: Bytes) -> Bytes:
     except FileNotFoundError:
         return 0
     return size
+
+
+async def _some(content: aiohttp.StreamReader) -> bytes:
+    """So much that telling of it, and a thread for it, are worth while; nothing at the end."""
+    gathered = bytearray()
+    while len(gathered) < _PIECE and (piece := await content.readany()):
+        gathered += piece
+    return bytes(gathered)
 
 
 def _write(out: Any, digest: Any, piece: bytes) -> None:
