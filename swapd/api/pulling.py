@@ -84,5 +84,5 @@ async def _fetched(gateway: Gateway, hub: Hub, wish: Wish, files: tuple[Remote, 
     yield {"status": "verifying sha256 digest"}
     await gateway.rescan()
     paths = {str(hub.folder / file.name) for file in files}
-    names = [model.name for model in gateway.models() if model.path in paths]
+    names = [model.name for model in gateway.models() if model.path in paths and model.variant is not None]
     yield _DONE | {"models": names}

@@ -155,7 +155,8 @@ def pull(client: Client, arguments: Namespace) -> None:
     if last.get("status") != "success":
         raise client.cut_off()
     names = [str(name) for name in last.get("models", [arguments.repository])]
-    _tell(arguments, last, lambda: "\n".join(f"{cell(name)} can be served" for name in names))
+    page = "\n".join(f"{cell(name)} can be served" for name in names)
+    _tell(arguments, last, lambda: page or "it is there, and cannot be served: `swapctl ls` tells why")
 
 
 def top(client: Client, arguments: Namespace) -> None:
