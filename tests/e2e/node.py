@@ -7,6 +7,7 @@ ranges, and the Node.js that they were installed for, stay the same.
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import os
 import shutil
@@ -19,6 +20,8 @@ from typing import NoReturn
 import pytest
 
 _ROOT = Path(sys.prefix) / "npm"
+OLDEST = 20
+"""What the clients say that they need."""
 _LIMIT = 500
 """Seconds for one installation."""
 
@@ -26,7 +29,10 @@ _LIMIT = 500
 def why_not() -> str | None:
     """Why nothing from npm can be run here; None: it can."""
     absent = [name for name in ("node", "npm") if shutil.which(name) is None]
-    return f"{' and '.join(absent)} not installed" if absent else None
+    if absent:
+        return f"{' and '.join(absent)} not installed"
+    major = int(_version().removeprefix("v").partition(".")[0])
+    return None if major >= OLDEST else f"Node.js {major} is installed, and these packages want {OLDEST} or newer"
 
 
 def installed(name: str, ranges: Mapping[str, str]) -> Path:
@@ -35,8 +41,7 @@ def installed(name: str, ranges: Mapping[str, str]) -> Path:
     reason = why_not()
     if reason:
         pytest.skip(reason)
-    node = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True, timeout=60).stdout.strip()
-    wanted = json.dumps({"node": node, "ranges": dict(sorted(ranges.items()))})
+    wanted = json.dumps({"node": _version(), "ranges": dict(sorted(ranges.items()))})
     folder = _ROOT / name
     folder.mkdir(parents=True, exist_ok=True)
     stamp = folder / ".ready"  # written last
@@ -49,6 +54,12 @@ def installed(name: str, ranges: Mapping[str, str]) -> Path:
         _install(folder)
         stamp.write_text(wanted)
     return folder
+
+
+@functools.cache
+def _version() -> str:
+    """Like `v20.20.2`."""
+    return subprocess.run(["node", "--version"], capture_output=True, text=True, check=True, timeout=60).stdout.strip()
 
 
 def _install(folder: Path) -> None:
