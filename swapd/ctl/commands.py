@@ -16,7 +16,6 @@ from urllib.parse import quote
 
 from swapd import __version__
 from swapd.ctl import explained, pages, planned, run
-from swapd.ctl import top as screen
 from swapd.ctl.chat import Chat
 from swapd.ctl.client import Client, Exit, Failure, Json, model_route
 from swapd.ctl.clients import NO_KEY, RECIPES, Target
@@ -161,6 +160,8 @@ def pull(client: Client, arguments: Namespace) -> None:
 
 def top(client: Client, arguments: Namespace) -> None:
     """A live screen; with --json one look."""
+    from swapd.ctl import top as screen  # here: only this command draws
+
     if arguments.json:
         _print(screen.document(screen.look(client)))
         return

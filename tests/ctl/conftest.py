@@ -325,6 +325,7 @@ class Daemon:
             ("GET", "/swapd/models"): Reply({"models": [MODEL, GEMMA, BROKEN]}),
             ("GET", "/swapd/models/smollm2-135m/footprint"): Reply(FOOTPRINT),
             ("GET", "/api/ps"): Reply({"models": [{"name": "smollm2-135m", "digest": MODEL["digest"]}]}),
+            ("POST", "/api/pull"): Reply(lines=[{"status": "success", "models": ["m"]}]),
             ("POST", "/swapd/models/smollm2-135m/load"): Reply(
                 lines=[
                     {"status": "loading smollm2-135m: 42%", "position": 0, "fraction": 0.42},

@@ -34,9 +34,23 @@ LINES = {
     "explain": ["explain"],
     "replay": ["replay", str(Path(__file__).parent / "day.jsonl")],
     "reload": ["reload"],
+    "pull": ["pull", "a/b"],
+    "top": ["top"],
+    "service": ["service", "uninstall"],
+    "doctor": ["doctor"],
     "clients": ["clients", "codex"],
     "version": ["version"],
 }
+
+
+NO_DAEMON = {"replay", "service", "doctor"}
+"""Commands that can do without."""
+
+
+@pytest.fixture(autouse=True)
+def _no_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs these tests may have swapd as a service."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
@@ -74,7 +88,7 @@ def test_people_get_text(command: str, daemon: Daemon, capsys: pytest.CaptureFix
     assert not told.startswith("{")
 
 
-@pytest.mark.parametrize("command", [name for name in LINES if name != "replay"])  # it asks no daemon
+@pytest.mark.parametrize("command", [name for name in LINES if name not in NO_DAEMON])
 def test_a_failure_leaves_stdout_empty_with_json_too(
     command: str, daemon: Daemon, script: type[Script], capsys: pytest.CaptureFixture[str]
 ) -> None:
