@@ -19,7 +19,7 @@ README = Path(swapd.core.__file__).with_name("README.md")
 LEADS_TO = {
     "reserved": {"room made": "loading", "retired": "gone"},
     "loading": {"loaded": "ready", "retired": "unloading", "died": "unloading"},
-    "ready": {"retired": "draining", "died": "unloading"},
+    "ready": {"retired": "draining", "handed on": "gone", "died": "unloading"},
     "draining": {"drained": "unloading", "died": "unloading"},
     "unloading": {"freed": "gone"},
     "gone": {},
