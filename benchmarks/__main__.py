@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import decisions, lab, streams
+from benchmarks import cost, decisions, lab, streams
 
-MEASUREMENTS = {"streams": streams.main, "lab": lab.main, "decisions": decisions.main}
+MEASUREMENTS = {"streams": streams.main, "cost": cost.main, "lab": lab.main, "decisions": decisions.main}
 
 
 def main() -> None:

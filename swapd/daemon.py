@@ -24,7 +24,7 @@ from swapd.config import Settings, load
 from swapd.core.messages import LessonsRead, PolicyChanged, StopRequested, UnloadRequested
 from swapd.errors import InvalidConfig
 from swapd.host.catalog import Catalog
-from swapd.host.cores import FreeCores
+from swapd.host.cores import Cores
 from swapd.host.hub import Hub
 from swapd.host.listen import TcpAddress, UnixAddress, inherited, open_tcp, open_unix
 from swapd.host.memory import MachineMemory
@@ -115,7 +115,7 @@ async def running(
     A bug in the core or a part that breaks ends the block with its exception.
     """
     prompts = PromptStore(settings.cache_dir, settings.prompt_cache)
-    pool, sizer, clerk = Pool(settings.threads, FreeCores(), prompts), Sizer(), Clerk()
+    pool, sizer, clerk = Pool(settings.threads, Cores(), prompts), Sizer(), Clerk()
     memory = MachineMemory(extra=pool.devices)
     catalog, hub = make_catalog(settings), Hub(settings.models_dir)
     try:

@@ -1,18 +1,13 @@
-"""All workers: one per resident, and a spare that has its imports done. Implements `runtime.ports.Workers`.
-
-Also deals out the CPU threads: workers that compute at one time share what is free of the total, because
-llama.cpp spins at its barriers and threads without a core of their own make all of them many times slower.
-"""
+"""All workers: one per resident, and a spare that has its imports done. Implements `runtime.ports.Workers`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import CancelledError
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
 import structlog
 
@@ -21,17 +16,15 @@ from swapd.core.model import Placement, ResidentId, Variant
 from swapd.errors import Death, WorkerFailed
 from swapd.generation import Chunk, Ending, GenerationRequest
 from swapd.pool.prompts import PromptStore
+from swapd.pool.threads import Cores, Dealer
 from swapd.pool.worker import Worker
 from swapd.questions import Question, Reply, VocabularyQuestion
 from swapd.units import Seconds
 
-LOOK_EVERY: Final[Seconds] = 0.5
 START: Final[Seconds] = 10.0
 """So long who asks for the cards waits for a spare that is starting."""
 ANSWER: Final[Seconds] = 1.0
 """So long a spare may take to tell what is free on them."""
-TOLERATED: Final = 0.7
-"""Of one core: so much of it may others use before we leave it to them."""
 PING_EVERY: Final[Seconds] = 20.0
 SAVE: Final[Seconds] = 1.0
 """So long a worker that leaves may save its conversations: others wait for its memory."""
@@ -41,34 +34,20 @@ SILENCE: Final[Seconds] = 300.0
 log = structlog.get_logger("swapd.pool")
 
 
-class Cores(Protocol):
-    """How many cores, a fraction too, processes other than this one and `workers` (by pid) leave alone."""
-
-    def __call__(self, workers: Iterable[int]) -> float:
-        """Since the last look."""
-
-    def at_once(self, workers: Iterable[int]) -> float:
-        """At this moment, in which no worker computes; the next look is about the time from here on."""
-
-
 class Pool:
     """Use as an async context manager: leaving it ends every worker."""
 
     def __init__(self, threads: int, cores: Cores, prompts: PromptStore | None = None) -> None:
-        """`threads` at most, fewer while other programs use the cores.
+        """`threads` at most of all workers together, fewer while other programs use the cores.
 
         `prompts`: where conversations are kept whose model leaves; None: nowhere.
         """
         self._prompts = prompts
-        self._most_threads = self._threads = threads
-        self._cores = cores
-        self._seen_threads = threads
-        """What the last look at the cores would have given."""
+        self._dealer = Dealer(threads, cores, lambda: self.pids().values())
         self._workers: dict[ResidentId, Worker] = {}
         self._loaded: set[ResidentId] = set()
         self._starting: dict[ResidentId, bool] = {}
         """Residents that get a process just now; False: stopped meanwhile."""
-        self._answering: Counter[Worker] = Counter()
         self._spare: Worker | None = None
         self._sparing: asyncio.Task[None] | None = None
         """Ends when the spare is there, its imports done."""
@@ -82,18 +61,15 @@ class Pool:
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
         self._want_spare()
-        self._watchers = (
-            self._tasks.create_task(self._watch(), name="watch workers"),
-            self._tasks.create_task(self._watch_cores(), name="watch cores"),
-        )
+        self._watcher = self._tasks.create_task(self._watch(), name="watch workers")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._is_closing = True
-        for watcher in self._watchers:
-            watcher.cancel()
+        self._watcher.cancel()
+        self._dealer.close()
         for worker in (*self._workers.values(), *filter(None, [self._spare])):
             worker.kill()
         await self._tasks.__aexit__(kind, error, trace)
@@ -123,7 +99,7 @@ class Pool:
             micro_batch=placement.micro_batch,
             kv_type=variant.kv_type,
             flash_attention=variant.flash_attention,
-            threads=self._threads,
+            threads=self._dealer.threads,
             expert_layers_on_cpu=placement.experts_on_cpu,
             tensor_split=placement.split,
             adapters=tuple(wire.Adapter(each.name, each.path, each.content) for each in variant.adapters),
@@ -177,7 +153,7 @@ class Pool:
             raise WorkerFailed(Death.CRASHED, "it is gone")
         if self._prompts is not None:
             await self._prompts.wait_sealed()
-        with self._computing(worker):
+        with self._dealer.computing(worker):
             async with contextlib.aclosing(worker.generate(request)) as stream:
                 async for item in stream:
                     yield item
@@ -188,7 +164,7 @@ class Pool:
             raise WorkerFailed(Death.CRASHED, "it is gone")
         if isinstance(question, VocabularyQuestion):
             return await worker.ask(question, "")
-        with self._computing(worker):
+        with self._dealer.computing(worker):
             return await worker.ask(question, "")
 
     def pids(self) -> Mapping[ResidentId, int]:
@@ -284,37 +260,6 @@ class Pool:
             return await self._spawn()
         except OSError as error:
             raise WorkerFailed(Death.CRASHED, f"no process can be started: {error}") from error
-
-    @contextlib.contextmanager
-    def _computing(self, worker: Worker) -> Iterator[None]:
-        if not self._answering.total():  # who had the cores before need not have them now
-            self._threads = self._seen_threads = self._allowed(self._cores.at_once(self.pids().values()))
-        self._answering[worker] += 1
-        self._share_threads()
-        try:
-            yield
-        finally:
-            self._answering[worker] -= 1
-            self._share_threads()
-
-    def _share_threads(self) -> None:
-        busy = +self._answering
-        for worker in busy:
-            worker.use_threads(max(1, self._threads // len(busy)))
-        self._answering = busy
-
-    async def _watch_cores(self) -> None:
-        """Fewer threads at once when cores are taken; more when they have been free for two looks."""
-        while True:
-            await asyncio.sleep(LOOK_EVERY)
-            threads = self._allowed(self._cores(self.pids().values()))
-            steady, self._seen_threads = min(threads, self._seen_threads), threads
-            if steady != self._threads:
-                self._threads = steady
-                self._share_threads()
-
-    def _allowed(self, free: float) -> int:
-        return min(self._most_threads, max(1, int(free + TOLERATED)))
 
     async def _watch(self) -> None:
         """Kill workers that hang: their death is then noticed as any other."""

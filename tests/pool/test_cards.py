@@ -12,7 +12,7 @@ import pytest
 from swapd.core.model import DeviceId, Placement, ResidentId, Shape, Variant, VariantId
 from swapd.demo import models
 from swapd.errors import Death, WorkerFailed
-from swapd.host.cores import FreeCores
+from swapd.host.cores import Cores
 from swapd.host.memory import MachineMemory
 from swapd.pool.pool import Pool
 from swapd.units import GiB, MiB
@@ -29,7 +29,7 @@ def gpu(soft_gpu: Callable[..., SoftGPU], monkeypatch: pytest.MonkeyPatch) -> So
 
 @pytest.fixture
 async def pool() -> AsyncIterator[Pool]:
-    async with Pool(1, FreeCores()) as pool:
+    async with Pool(1, Cores()) as pool:
         yield pool
 
 
