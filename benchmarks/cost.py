@@ -20,8 +20,8 @@ from benchmarks import others, servers
 
 RESULT: Final = Path(__file__).parent / "cost.md"
 ROUNDS: Final = 3
-REQUESTS: Final = 200
-TOKENS: Final = 256
+REQUESTS: Final = 150
+TOKENS: Final = 192
 WIDTHS: Final = (1, 4, 8)
 IDLE: Final = 3.0
 """Seconds without requests."""

@@ -12,6 +12,7 @@ import contextlib
 import json
 import random
 import statistics
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -49,6 +50,7 @@ class Figures:
             figure, is_good = await undisturbed(partial(measure, url))
             self.disturbed += not is_good
             self.seen.setdefault(what, {}).setdefault(name, []).append(figure)
+            print(f"{what}: {name} {figure:.1f}{'' if is_good else ' (disturbed)'}", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -65,8 +67,8 @@ def main() -> None:
 
 async def _measure(urls: dict[str, str]) -> Figures:
     figures = Figures()
-    # llama-server closes connections that were idle for 5 s.
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(keepalive_timeout=2)) as client:
+    # llama-server closes a connection after some requests: each has its own.
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as client:
         for url in urls.values():  # they warm up
             await _rate(client, max(WIDTHS), 32, "warm", url)
         for number in range(ROUNDS):

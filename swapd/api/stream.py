@@ -63,6 +63,12 @@ def progress_document(progress: Progress) -> dict[str, object]:
     return {"status": progress.status, "position": progress.position, "fraction": progress.fraction}
 
 
+class _Response(web.StreamResponse):
+    """Its headers go out with what is written first: each write wakes the caller."""
+
+    _send_headers_immediately = False
+
+
 class Stream:
     """One streamed answer: `put` is free, `flush` writes."""
 
@@ -71,7 +77,9 @@ class Stream:
         self._framing = framing
         self._pending: list[bytes] = []
         self._size: Bytes = 0
-        self.response = web.StreamResponse(
+        self._is_begun = False
+        """Whether anything was written."""
+        self.response = _Response(
             headers={
                 hdrs.CONTENT_TYPE: framing.content_type,
                 hdrs.CACHE_CONTROL: "no-cache",
@@ -89,7 +97,7 @@ class Stream:
         return self._tell if wants_progress(self._request) else None
 
     async def open(self, headers: Mapping[str, str]) -> None:
-        """Sends the headers, unless a progress line has already done so (then without these)."""
+        """The headers, to go out with the next `flush`; unless a progress line has sent others already."""
         if not self.is_open:
             self.response.headers.update(headers)
             if self._request.version < HttpVersion11:
@@ -101,11 +109,9 @@ class Stream:
         self._size += len(data)
 
     async def flush(self) -> None:
-        if self._pending:
-            data = b"".join(self._pending)
-            self._pending.clear()
-            self._size = 0
-            await self.response.write(data)
+        if self._pending or not self._is_begun:
+            self._is_begun = True
+            await self.response.write(self._taken())
 
     async def send_all(self, source: AsyncIterator[T], render: Callable[[T], bytes]) -> None:
         """Writes what comes: at once, and in one write what is ready together."""
@@ -124,15 +130,21 @@ class Stream:
             self.put(render(item))
 
     async def close(self) -> web.StreamResponse:
-        await self.flush()
-        await self.response.write_eof()
+        await self.response.write_eof(self._taken())  # with the last piece: a write of its own would wake the caller
         return self.response
+
+    def _taken(self) -> bytes:
+        data = b"".join(self._pending)
+        self._pending.clear()
+        self._size = 0
+        return data
 
     async def _tell(self, progress: Progress) -> None:
         # A caller that is gone cancels the handler; its waiting must not fail for another reason first.
         with contextlib.suppress(ConnectionResetError):
             await self.open({})
-            await self.response.write(self._framing.progress(progress))
+            self.put(self._framing.progress(progress))
+            await self.flush()
 
     async def fail(self, error: Exception) -> web.StreamResponse:
         """Tells inside the stream what went wrong, and ends it."""
