@@ -29,9 +29,9 @@ RESULT: Final = Path(__file__).parent / "streams.md"
 ROUNDS: Final = 5
 TOKENS: Final = 128
 WIDTHS: Final = (1, 4, 8)
-FIRSTS: Final = 15
+FIRSTS: Final = 11
 """Requests whose first token is timed."""
-STALLS: Final = 3
+STALLS: Final = 2
 LONG: Final = 1900
 """Tokens of the prompt that arrives beside a running stream."""
 FIRST_TOKEN: Final = "first token, ms"

@@ -61,8 +61,8 @@ _READ: Final[Bytes] = 2**20
 _PROGRESS_STEP: Final = 0.01
 _PROGRESS_PAUSE: Final[Seconds] = 0.05
 _FATAL: Final = 70
-HOLD: Final[Seconds] = 0.05
-"""Steps that follow each other faster are told together, twenty times a second. Each telling wakes the daemon and the
+HOLD: Final[Seconds] = 0.06
+"""Steps that follow each other faster are told together, sixteen times a second. Each telling wakes the daemon and the
 client, on cores that this process computes with and with caches full of weights: half a millisecond of CPU for the
 daemon alone, whether it is about one token or eight. An answer's first token never waits."""
 
