@@ -8,6 +8,7 @@ And how long one measurement of this machine takes, which has to add less than 2
 from __future__ import annotations
 
 import contextlib
+import gc
 import heapq
 import itertools
 import random
@@ -98,6 +99,8 @@ def main() -> None:
     ):
         print(f"\nmilliseconds of one step, {title} (bar {bar:g}): those that place somebody, and all")
         for case in cases:
+            gc.collect()
+            gc.freeze()  # as the daemon does before it serves
             life = Life(case)
             life.live()
             print(f"  {case!s:24} {_figures(life.placing, bar)}; {_figures(life.placing + life.others, bar)}")
