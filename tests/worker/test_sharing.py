@@ -32,7 +32,7 @@ def worker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     child = Child()
     try:
         child.start()
-        assert isinstance(child.load(a_load(path, context=2048, slots=4)), Loaded)
+        assert isinstance(child.load(a_load(path, context=4096, slots=4)), Loaded)
         yield child
     finally:
         child.close()
