@@ -23,6 +23,8 @@ from swapd.units import Bytes, MiB, Tokens
 SUFFIX: Final = ".swapd-prompt"
 UNSEALED: Final = ".new"
 """Instead of the suffix, as long as there is no checksum."""
+PREFIX: Final = 16
+"""With so much of its key the name of a file begins."""
 
 _MAGIC: Final = b"swapdps1"
 _FOOT: Final = struct.Struct("<II8s")

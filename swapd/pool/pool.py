@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import CancelledError
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import structlog
 
@@ -25,6 +25,8 @@ START: Final[Seconds] = 10.0
 """So long who asks for the cards waits for a spare that is starting."""
 ANSWER: Final[Seconds] = 1.0
 """So long a spare may take to tell what is free on them."""
+FIRST: Final[Seconds] = 1.0
+"""So long the next spare waits for the newcomer's first token, if it is asked for one."""
 PING_EVERY: Final[Seconds] = 20.0
 SAVE: Final[Seconds] = 1.0
 """So long a worker that leaves may save its conversations: others wait for its memory."""
@@ -115,7 +117,7 @@ class Pool:
             worker.ended.add_done_callback(lambda ended: self._ended(resident, worker, ended))
         finally:
             if not self._is_closing:  # only now, so that the spare's imports do not slow the load
-                self._want_spare()
+                self._want_spare(worker)
 
     async def _new(self, resident: ResidentId) -> Worker:
         self._starting[resident] = True
@@ -151,8 +153,8 @@ class Pool:
         worker = self._workers.get(resident)
         if worker is None:
             raise WorkerFailed(Death.CRASHED, "it is gone")
-        if self._prompts is not None:
-            await self._prompts.wait_sealed()
+        if self._prompts is not None and worker.prompts is not None:
+            await self._prompts.wait_sealed(worker.prompts)
         with self._dealer.computing(worker):
             async with contextlib.aclosing(worker.generate(request)) as stream:
                 async for item in stream:
@@ -215,8 +217,10 @@ class Pool:
 
     # --- inside
 
-    def _want_spare(self) -> None:
-        self._sparing = self._tasks.create_task(self._keep_spare(), name="spare")
+    def _want_spare(self, newcomer: Worker | None = None) -> None:
+        """Soon: the imports take a core, which the newcomer needs for its first prompt."""
+        if self._sparing is None or self._sparing.done():
+            self._sparing = self._tasks.create_task(self._keep_spare(newcomer), name="spare")
 
     async def _save(self, worker: Worker) -> None:
         if self._prompts is not None and self._prompts.is_on:
@@ -239,8 +243,11 @@ class Pool:
             worker.kill()
         return worker
 
-    async def _keep_spare(self) -> None:
-        if self._spare is not None and not self._spare.ended.done():
+    async def _keep_spare(self, newcomer: Worker | None) -> None:
+        if newcomer is not None and not self._cards:  # of which only a spare tells what is free there
+            news: list[asyncio.Future[Any]] = [newcomer.spoke, newcomer.ended]
+            await asyncio.wait(news, timeout=FIRST, return_when=asyncio.FIRST_COMPLETED)
+        if self._is_closing or (self._spare is not None and not self._spare.ended.done()):
             return
         try:
             self._spare = spare = await self._spawn()

@@ -21,7 +21,7 @@ import structlog
 
 from swapd import wire
 from swapd.core.model import Variant
-from swapd.savedstate import SUFFIX, UNSEALED, DamagedState, seal
+from swapd.savedstate import PREFIX, SUFFIX, UNSEALED, DamagedState, seal
 from swapd.units import Bytes, Seconds, format_bytes
 
 PATIENCE: Final[Seconds] = 2.0
@@ -85,10 +85,11 @@ class PromptStore:
         """A worker has written a file: make it usable."""
         self._sealing[saved.name] = tasks.create_task(self._seal(saved), name=f"seal {saved.name}")
 
-    async def wait_sealed(self) -> None:
-        """Until all that was written by now can be used; not for ever."""
-        if self._sealing:
-            await asyncio.wait(self._sealing.values(), timeout=PATIENCE)
+    async def wait_sealed(self, order: wire.Prompts) -> None:
+        """Until all that was written by now and is of use to this worker can be used; not for ever."""
+        ours = [task for name, task in self._sealing.items() if name.startswith(order.key[:PREFIX])]
+        if ours:
+            await asyncio.wait(ours, timeout=PATIENCE)
 
     async def _seal(self, saved: wire.Saved) -> None:
         try:

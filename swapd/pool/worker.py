@@ -45,6 +45,8 @@ class Worker:
         self.pid = process.pid
         self.started: asyncio.Future[wire.Started] = loop.create_future()
         self.ended: asyncio.Future[WorkerFailed] = loop.create_future()
+        self.spoke: asyncio.Future[None] = loop.create_future()
+        """Done when anything of an answer has come."""
         self._process = process
         self._link = Link(self._take)
         self._loaded: asyncio.Future[wire.Loaded] = loop.create_future()
@@ -53,6 +55,8 @@ class Worker:
         self._progressed: Callable[[float], None] = lambda fraction: None
         self.saved: Callable[[wire.Saved], None] = lambda saved: None
         """Hears of every conversation that it has saved."""
+        self.prompts: wire.Prompts | None = None
+        """Where it saves them, since it was told to load."""
         self._save_ended: asyncio.Future[None] | None = None
         self._streams: dict[str, Stream] = {}
         self._asked: dict[str, asyncio.Future[Reply]] = {}
@@ -103,7 +107,7 @@ class Worker:
     async def load(self, order: wire.Load, progressed: Callable[[float], None]) -> wire.Loaded:
         """Again: another context for the weights that are there. Raises WorkerFailed."""
         self._progressed = progressed
-        self._threads = order.threads
+        self._threads, self.prompts = order.threads, order.prompts
         await self.started
         if self.ended.done():
             raise self.ended.result()
@@ -229,6 +233,7 @@ class Worker:
     def _take(self, message: wire.FromWorker) -> None:
         match message:
             case wire.Pieces(pieces):
+                _resolve(self.spoke, None)
                 for piece in pieces:
                     if (stream := self._streams.get(piece.request)) is not None:
                         stream.put(piece.chunk)
@@ -242,6 +247,7 @@ class Worker:
                 else:
                     self._last(request, InvalidRequest(text))
             case wire.Answered(request, reply):
+                _resolve(self.spoke, None)
                 if (asked := self._asked.get(request)) is not None:
                     _resolve(asked, reply)
             case wire.Progress(fraction):
@@ -268,6 +274,7 @@ class Worker:
                 _resolve(self._ponged, message)
 
     def _last(self, request: str, item: Ending | Exception) -> None:
+        _resolve(self.spoke, None)
         if isinstance(item, Exception) and (asked := self._asked.get(request)) is not None:
             _fail(asked, item)
         if (stream := self._streams.get(request)) is not None:

@@ -38,7 +38,7 @@ from swapd.core.messages import (
     WorkerGone,
     WorkerLoaded,
 )
-from swapd.core.model import Device, Footprint, Placement, RequestId, ResidentId, Tier
+from swapd.core.model import Device, DeviceKind, Footprint, Placement, RequestId, ResidentId, Tier
 from swapd.core.resident import Phase
 from swapd.core.scheduler import step
 from swapd.core.state import State
@@ -310,7 +310,8 @@ class Engine:
 
     async def _stop(self, resident: ResidentId) -> None:
         with self._health.working("ending a worker"):
-            before = await self._read()
+            # The host shows what it has at once: without a card nobody waits for this either.
+            before = await self._read() if any(d.kind is DeviceKind.GPU for d in self.state.devices) else ()
             await self._workers.stop(resident)
             await self._settle(resident, before)
         self.records.pop(resident, None)

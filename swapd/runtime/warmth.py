@@ -79,10 +79,10 @@ class Warmth:
         return {variant: share for variant, share in shares.items() if share is not None}
 
     async def share_before_load(self, variant: Variant) -> float | None:
-        """Seen now, and soon no longer so; None: not known."""
-        share = (await self._look_at([variant]))[variant.id]
-        self._seen.pop(variant.id, None)
-        return share
+        """Seen just now, and soon no longer so; None: not known."""
+        if not self._is_fresh(variant):
+            await self._look_at([variant])
+        return self._seen.pop(variant.id)[1]
 
     async def _look_at(self, variants: Collection[Variant]) -> Mapping[VariantId, float | None]:
         if not variants:

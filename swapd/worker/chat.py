@@ -95,7 +95,6 @@ class _Compiled:
     """One template, and what is known of it."""
 
     def __init__(self, source: str, bos: str, eos: str) -> None:
-        self._template = Template(source)
         self._names: Mapping[str, Any] = {
             "bos_token": bos,
             "eos_token": eos,
@@ -105,6 +104,11 @@ class _Compiled:
         }
         self._source = source
         self.thinking = thinking_of(source)
+
+    @cached_property
+    def _template(self) -> Template:
+        """Compiled when it is first wanted: a load does not wait for it."""
+        return Template(self._source)
 
     @cached_property
     def abilities(self) -> Abilities:

@@ -58,8 +58,8 @@ from swapd.worker.states import Keeper
 from swapd.worker.vectors import Vectors
 
 _READ: Final[Bytes] = 2**20
-_PROGRESS_STEP: Final = 0.01
-_PROGRESS_PAUSE: Final[Seconds] = 0.05
+_PROGRESS_PAUSE: Final[Seconds] = 0.02
+"""Telling, and listening, costs both sides: a load has hundreds of steps, and may take a tenth of a second."""
 _FATAL: Final = 70
 HOLD: Final[Seconds] = 0.06
 """Steps that follow each other faster are told together, sixteen times a second. Each telling wakes the daemon and the
@@ -146,7 +146,7 @@ class Worker:
         self._draft: Draft | None = None
         self._clerk: Clerk | None = None
         self._vocabularies = Vocabularies(self._log)
-        self._told_fraction, self._told_at = 0.0, 0.0
+        self._told_at = 0.0
 
     def run(self) -> NoReturn:
         backends.load()
@@ -295,8 +295,8 @@ class Worker:
         self._channel.send(sized)
 
     def _progress(self, fraction: float) -> None:
-        self._channel.answer_pings()
         now = perf_counter()
-        if fraction - self._told_fraction >= _PROGRESS_STEP or now - self._told_at >= _PROGRESS_PAUSE:
-            self._told_fraction, self._told_at = fraction, now
+        if now - self._told_at >= _PROGRESS_PAUSE or fraction >= 1:
+            self._told_at = now
+            self._channel.answer_pings()
             self._channel.send(Progress(fraction))

@@ -19,14 +19,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from swapd.savedstate import SUFFIX, UNSEALED, DamagedState, Head, describe, packed, read_checkpoint, read_head, verify
+from swapd.savedstate import (
+    PREFIX,
+    SUFFIX,
+    UNSEALED,
+    DamagedState,
+    Head,
+    describe,
+    packed,
+    read_checkpoint,
+    read_head,
+    verify,
+)
 from swapd.units import Bytes, Tokens
 from swapd.wire import Prompts
 from swapd.worker.prompts import common_prefix
 
 Copy: TypeAlias = "ctypes.Array[ctypes.c_uint8]"
-_PREFIX: Final = 16
-"""So much of the key stands in the names of its files."""
 _AS_GOOD: Final[Tokens] = 8
 """A saved conversation that lacks no more than this is not saved again."""
 _SETTLED: Final = 10**8
@@ -56,7 +65,7 @@ class Shelf:
         """`longest`: conversations with more tokens do not fit the context."""
         self._order, self._longest = order, longest
         self._folder = Path(order.folder)
-        self._prefix = order.key[:_PREFIX]
+        self._prefix = order.key[:PREFIX]
         self._entries: dict[str, Entry | None] = {}
         """By file name; None: not for us."""
         self._seen = 0

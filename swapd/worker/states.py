@@ -32,7 +32,7 @@ WORTH_SAVING: Final[Tokens] = 128
 """Shorter conversations are evaluated anew: a file costs more than it spares."""
 WORTH_RESTORING: Final[Tokens] = 64
 """What a file must spare beyond what a slot holds anyway."""
-WORTH_COPYING: Final[Tokens] = 64
+WORTH_COPYING: Final[Tokens] = 16
 """What a checkpoint must be ahead of the one before it."""
 WORTH_SHARING: Final[Tokens] = 16
 """What must be spared by copying another slot's cache."""

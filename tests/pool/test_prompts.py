@@ -12,7 +12,7 @@ import pytest
 from swapd.core.model import Shape, Variant, VariantId
 from swapd.pool.prompts import PromptStore
 from swapd.savedstate import SUFFIX, UNSEALED, DamagedState, Head, describe, packed, verify
-from swapd.wire import Saved
+from swapd.wire import Prompts, Saved
 
 SHAPE = Shape("llama", 1, 8, 1, (1,), 8, 8, 100, 100, 1000)
 VARIANT = Variant(VariantId("a"), "a", "/a.gguf", SHAPE, 2048, 4, content="abc")
@@ -30,7 +30,13 @@ async def seal(store: PromptStore, *saved: Saved) -> None:
     async with asyncio.TaskGroup() as tasks:
         for each in saved:
             store.sealing(each, tasks)
-        await store.wait_sealed()
+        for each in saved:
+            await store.wait_sealed(of(each.name))
+
+
+def of(key: str) -> Prompts:
+    """What a worker was told whose files begin so."""
+    return Prompts("", key, 10**6)
 
 
 def names(folder: Path) -> list[str]:
@@ -40,6 +46,20 @@ def names(folder: Path) -> list[str]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "prompts"
+
+
+async def test_a_request_waits_for_its_own_models_conversations_and_for_no_others(folder: Path) -> None:
+    store = PromptStore(folder, 10**6)
+    store.prepare()
+    async with asyncio.TaskGroup() as tasks:
+        async with store._turn:  # nothing is sealed meanwhile
+            store.sealing(written(folder, "a"), tasks)
+            await store.wait_sealed(of("b"))
+            own = tasks.create_task(store.wait_sealed(of("a")))
+            await asyncio.sleep(0)
+            assert not own.done()
+        await own
+        assert names(folder) == [f"a{SUFFIX}"]
 
 
 async def test_the_folder_is_ours_alone_and_only_made_when_needed(folder: Path) -> None:
