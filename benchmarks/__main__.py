@@ -8,9 +8,19 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import cost, decisions, lab, streams
+from benchmarks import adapters, conversation, cost, decisions, endurance, lab, speculation, streams, swap
 
-MEASUREMENTS = {"streams": streams.main, "cost": cost.main, "lab": lab.main, "decisions": decisions.main}
+MEASUREMENTS = {
+    "streams": streams.main,
+    "cost": cost.main,
+    "swap": swap.main,
+    "conversation": conversation.main,
+    "adapters": adapters.main,
+    "speculation": speculation.main,
+    "endurance": endurance.main,
+    "lab": lab.main,
+    "decisions": decisions.main,
+}
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ def llama_server() -> str | None:
 @contextlib.contextmanager
 def swapd() -> Iterator[str]:
     """A daemon with MODEL loaded; its base URL."""
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.toml")
         config.write_text(
@@ -42,7 +42,8 @@ def swapd() -> Iterator[str]:
         )
         command = [sys.executable, "-m", "swapd", "serve", "--config", str(config)]
         environ = {**os.environ, "SWAPD_LOG": "error", "CUDA_VISIBLE_DEVICES": ""}
-        with _running(command, f"http://127.0.0.1:{port}", environ) as url:
+        url = f"http://127.0.0.1:{port}"
+        with running(command, url, environ):
             request = urllib.request.Request(f"{url}/swapd/models/{MODEL}/load", method="POST")
             urllib.request.urlopen(request, timeout=120).close()
             yield url
@@ -51,20 +52,22 @@ def swapd() -> Iterator[str]:
 @contextlib.contextmanager
 def llama(program: str) -> Iterator[str]:
     """llama-server on the same model; its base URL."""
-    port = _free_port()
+    port = free_port()
     command = [program, "-m", str(model_path()), "--alias", MODEL, "--port", str(port), "-t", str(THREADS)]
     command += ["-c", str(CONTEXT * SLOTS), "-np", str(SLOTS), "-b", "512", "-ub", "512", "--no-webui", "--offline"]
     environ = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    with _running(command, f"http://127.0.0.1:{port}", environ) as url:
+    url = f"http://127.0.0.1:{port}"
+    with running(command, url, environ):
         yield url
 
 
 @contextlib.contextmanager
-def _running(command: list[str], url: str, environ: dict[str, str]) -> Iterator[str]:
+def running(command: list[str], url: str, environ: dict[str, str]) -> Iterator[int]:
+    """The process, once it says at `url` that it is healthy; ended afterwards. Its number."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environ)
     try:
         _wait_healthy(process, url)
-        yield url
+        yield process.pid
     finally:
         process.terminate()
         process.wait(timeout=60)
@@ -81,7 +84,7 @@ def _wait_healthy(process: subprocess.Popen[bytes], url: str) -> None:
     raise TimeoutError(f"{url} does not get healthy")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -79,6 +79,19 @@ def _typed(value: Any) -> bytes:
             raise AssertionError(value)
 
 
+def raw_keys(source: Path) -> dict[str, bytes]:
+    """The header's keys, each value as it stands there, its type before it."""
+    data = source.read_bytes()
+    (count,) = struct.unpack_from("<Q", data, 16)
+    at, keys = 24, {}
+    for _ in range(count):
+        value = _after_string(data, at)
+        end = _after_value(data, value)
+        keys[data[at + 8 : value].decode()] = data[value:end]
+        at = end
+    return keys
+
+
 def _after_string(data: bytes, at: int) -> int:
     (length,) = struct.unpack_from("<Q", data, at)
     return at + 8 + int(length)
@@ -156,4 +169,43 @@ def tiny_bert(target: Path, *, context: int = 64, ranks: bool = False) -> Path:
     }
     if ranks:
         keys["bert.classifier.output_labels"] = ["relevance"]
+    return write(target, keys, tensors)
+
+
+def tiny_llama(target: Path, *, context: int = 1024) -> Path:
+    """A Llama of random weights whose words are single bytes: loaded in no time, and what it says is noise."""
+    width, feed, layers, heads = 64, 128, 2, 4
+    words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    chance = np.random.default_rng(11)
+
+    def some(*shape: int) -> Array:
+        return (chance.standard_normal(shape) / float(np.sqrt(shape[-1]))).astype(np.float32)
+
+    ones = np.ones(width, np.float32)
+    tensors: dict[str, Array] = {"token_embd.weight": some(len(words), width), "output_norm.weight": ones}
+    for layer in range(layers):
+        for name, rows, columns in (
+            *((name, width, width) for name in ("attn_q", "attn_k", "attn_v", "attn_output")),
+            *((name, feed, width) for name in ("ffn_gate", "ffn_up")),
+            ("ffn_down", width, feed),
+        ):
+            tensors[f"blk.{layer}.{name}.weight"] = some(rows, columns)
+        tensors |= {f"blk.{layer}.{name}.weight": ones for name in ("attn_norm", "ffn_norm")}
+    keys: dict[str, Any] = {
+        "general.architecture": "llama",
+        "general.file_type": 0,
+        "llama.context_length": context,
+        "llama.embedding_length": width,
+        "llama.feed_forward_length": feed,
+        "llama.block_count": layers,
+        "llama.attention.head_count": heads,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.rope.dimension_count": width // heads,
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": words,
+        "tokenizer.ggml.scores": [0.0] * len(words),
+        "tokenizer.ggml.token_type": [2, 3, 3] + [6] * 256,
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+    }
     return write(target, keys, tensors)
