@@ -12,7 +12,7 @@ import pytest
 
 from swapd.core.model import Placement, ResidentId, Shape, Variant, VariantId
 from swapd.generation import Chunk, GenerationRequest
-from swapd.host.cores import FreeCores
+from swapd.host.cores import Cores
 from swapd.pool.pool import Pool
 from tests.gguf_models import tiny_llama
 
@@ -22,7 +22,7 @@ SHAPE = Shape("llama", 2, 64, 4, (4, 4), 16, 16, 259, 1024, 10**6)
 
 @pytest.fixture
 async def pool() -> AsyncIterator[Pool]:
-    async with Pool(1, FreeCores()) as pool:
+    async with Pool(1, Cores()) as pool:
         yield pool
 
 
