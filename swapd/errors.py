@@ -7,6 +7,7 @@
     |  |- Unauthorized            no key, or a wrong one
     |  |- Forbidden               host, origin or route not allowed
     |  |- ModelNotFound           no model, alias, task or adapter of that name
+    |  |- NotSupported            what the imitated server can do and swapd does otherwise
     |  `- BodyTooLarge
     |- the owner's move
     |  |- ModelUnusable           no GGUF, cut off, or llama.cpp cannot load it
@@ -77,6 +78,10 @@ class ModelNotFound(SwapdError):
         hint = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
         super().__init__(f"model {name!r} not found{hint}")
         self.name, self.nearest = name, nearest
+
+
+class NotSupported(SwapdError):
+    code = "not_supported"
 
 
 class BodyTooLarge(SwapdError):

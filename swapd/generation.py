@@ -15,6 +15,10 @@ MAX_TOP: Final = 128
 """Alternatives that can be told beside a token."""
 MAX_GRAMMAR: Final = 256 * 1024
 """Characters of a grammar."""
+SAMPLERS: Final = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
+"""llama-server's, in its own order."""
+INFILL_SAMPLER: Final = "infill"
+"""llama.cpp's for filling in the middle: a piece that begins like the likelier ones counts with them."""
 
 
 class Role(StrEnum):
@@ -132,8 +136,24 @@ class GenerationRequest:
     """The end of the turn is never drawn."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """(token, what is added to its logit); minus infinity bans it."""
+    samplers: tuple[str, ...] | None = None
+    """Which of SAMPLERS, and INFILL_SAMPLER, draw, in this order; penalties come first. None: all of SAMPLERS.
+
+    A temperature of 0 is greedy also where it is not among them."""
     logprobs: int | None = None
     """How many alternatives to tell beside each token; None: no logarithms at all."""
+    after_filters: bool = False
+    """The logarithms are of what the filters left to draw from, not of all tokens."""
+    tells_tokens: bool = False
+    """The numbers of the drawn tokens are told, also where no logarithms are."""
+    tells_reading: bool = False
+    """How far the prompt is read is told while it is."""
+    tells_usage: bool = False
+    """What it cost so far is told with each piece."""
+    line_limit: Seconds | None = None
+    """The answer ends at the first line end that comes after so long."""
+    indent: int = 0
+    """The answer ends before a line that is indented by fewer blanks; the first line is none of them."""
     grammar: str = ""
     """GBNF that the answer has to follow; one that begins with "%llguidance" is llguidance's Lark."""
     schema: str | None = None
@@ -159,6 +179,8 @@ class GenerationRequest:
     """A JSON object as text: more names for the template."""
     continues: bool = False
     """The last message is the assistant's and unfinished: the answer goes on from there."""
+    opens_turn: bool = True
+    """The prompt ends with what begins the assistant's turn, unless it `continues`."""
     adapter: str = ""
     """Name of the LoRA adapter to answer with; empty: none."""
     session: str = ""
@@ -213,7 +235,9 @@ class CallPart:
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """Of one token: the natural logarithm of its probability, of all tokens before any filter."""
+    """Of one token: the natural logarithm of its probability, of all tokens before any filter unless asked otherwise.
+
+    0 where only the token was asked for."""
 
     token: int
     raw: bytes
@@ -244,6 +268,10 @@ class Chunk:
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt: tuple[Tokens, Tokens] | None = None
     """How long it is, and how much of that was there already: with the first chunk that the model itself gave."""
+    usage: Usage | None = None
+    """What the answer cost up to here, where that is asked for."""
+    read: Tokens | None = None
+    """The prompt is read up to here; nothing else is told then but `usage`."""
 
     def then(self, next_one: Chunk) -> Chunk:
         """Both as one. Only where the order of their parts stays that of thinking, text, calls: see `joins`."""
@@ -254,10 +282,13 @@ class Chunk:
             self.calls + next_one.calls,
             self.logprobs + next_one.logprobs,
             self.prompt or next_one.prompt,
+            next_one.usage or self.usage,
         )
 
     def joins(self, next_one: Chunk) -> bool:
         """Whether one chunk can say both without changing their order."""
+        if self.read is not None or next_one.read is not None:
+            return False
         if self.calls:
             return not next_one.text and not next_one.thinking
         return not self.text or not next_one.thinking

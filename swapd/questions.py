@@ -42,6 +42,9 @@ class Detokenize(_Value, frozen=True, tag=True):
 class Describe(_Value, frozen=True, tag=True):
     """What the file says of its template and markers."""
 
+    with_ends: bool = False
+    """Which tokens end an answer takes a look at all of them, the first time."""
+
 
 class Embed(_Value, frozen=True, tag=True):
     """One vector for each input: text, or token numbers as the model reads them."""
@@ -89,6 +92,8 @@ class Described(_Value, frozen=True, tag=True):
     vocabulary: Tokens
     can_infill: bool
     """It has the tokens for filling in the middle."""
+    ends: tuple[int, ...] = ()
+    """Tokens that end an answer, where they are asked for."""
 
 
 class Embedded(_Value, frozen=True, tag=True):

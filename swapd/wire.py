@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from swapd.generation import CallPart, Chunk, Ending, GenerationRequest, TokenLogprob
+from swapd.generation import CallPart, Chunk, Ending, GenerationRequest, TokenLogprob, Usage
 from swapd.questions import Question, Reply
 from swapd.units import Bytes, Seconds, Tokens
 
@@ -202,10 +202,13 @@ class Piece(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     calls: tuple[CallPart, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt: tuple[Tokens, Tokens] | None = None
+    usage: Usage | None = None
+    read: Tokens | None = None
 
     @property
     def chunk(self) -> Chunk:
-        return Chunk(self.text, self.tokens, self.thinking, self.calls, self.logprobs, self.prompt)
+        said = self.text, self.tokens, self.thinking, self.calls, self.logprobs
+        return Chunk(*said, self.prompt, self.usage, self.read)
 
 
 class Pieces(_Frame, frozen=True, tag=True):

@@ -48,6 +48,7 @@ class YieldBody(Body):
 
 
 @routes.get("/health")
+@routes.get("/v1/health")
 async def health(request: web.Request) -> web.Response:
     complaint = request.app[GATEWAY].unhealthy()
     if complaint is None:

@@ -12,10 +12,26 @@ import msgspec
 from pydantic import BeforeValidator, Field
 
 from swapd.api.fields import Whole
-from swapd.generation import MAX_GRAMMAR, MAX_TOP, Likelihood, TokenLogprob
+from swapd.generation import INFILL_SAMPLER, MAX_GRAMMAR, MAX_TOP, SAMPLERS, Likelihood, TokenLogprob
 
 MAX_BIASES: Final = 1024
 _BIAS: Final = 10_000
+_MAX_SAMPLERS: Final = 32
+_PENALTIES: Final = ("penalties", "dry")
+_LETTERS: Final = {
+    "e": "penalties",
+    "d": "dry",
+    "s": "top_n_sigma",
+    "k": "top_k",
+    "y": "typ_p",
+    "p": "top_p",
+    "m": "min_p",
+    "x": "xtc",
+    "t": "temperature",
+    "i": INFILL_SAMPLER,
+}
+_OTHER_NAMES: Final = {"typical_p": "typ_p", "temp": "temperature"}
+_NAMES: Final = f"a list is expected, in which each of these is named at most once: {', '.join(_LETTERS.values())}"
 _PAIRS: Final = 'an object like {"1234": -100}, or a list of pairs like [[1234, -100.0]], of token numbers, is expected'
 
 
@@ -87,11 +103,28 @@ def _json_or_schema(given: Any) -> Any:
     return _schema(given)
 
 
+def _samplers(given: Any) -> Any:
+    """llama-server's: names, or a text of their letters."""
+    if given is None:
+        return None
+    names = [_LETTERS.get(letter, letter) for letter in given] if isinstance(given, str) else given
+    if not isinstance(names, list) or len(names) > _MAX_SAMPLERS or not all(isinstance(name, str) for name in names):
+        raise ValueError(_NAMES)
+    names = [_OTHER_NAMES.get(name, name) for name in names]
+    if any(name not in (*SAMPLERS, INFILL_SAMPLER) for name in names) or len(set(names)) < len(names):
+        raise ValueError(_NAMES)
+    late = [name for name in names[1:] if name in _PENALTIES]
+    if late and any(name not in _PENALTIES for name in names[: names.index(late[-1])]):
+        raise ValueError(f"{late[-1]!r} is served only before what filters: penalties come first")
+    return tuple(names)
+
+
 LogitBias = Annotated[list[tuple[int, float]], BeforeValidator(_biases)]
 SchemaText = Annotated[str | None, BeforeValidator(_schema)]
 ResponseFormat = Annotated[str | None, BeforeValidator(_format)]
 """The text of a JSON Schema; None: free text."""
 JsonOrSchema = Annotated[str | None, BeforeValidator(_json_or_schema)]
+Samplers = Annotated[tuple[str, ...] | None, BeforeValidator(_samplers, json_schema_input_type=list[str] | str | None)]
 GrammarText = Annotated[str, Field(max_length=MAX_GRAMMAR)]
 Alternatives = Annotated[Whole, Field(ge=0, le=MAX_TOP)]
 

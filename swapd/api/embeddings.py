@@ -34,8 +34,24 @@ _MAX_DIMENSIONS: Final = 2**16
 Input = str | tuple[int, ...]
 
 
+def _text_of(given: Any) -> Any:
+    """Of llama-server's objects, the text; anything else as it is. Raises ValueError."""
+    if not isinstance(given, dict):
+        return given
+    if isinstance(given.get("prompt_string"), str) and not given.get("multimodal_data"):
+        return given["prompt_string"]
+    parts = given.get("content")
+    if not isinstance(parts, list) or not all(isinstance(part, dict) and part.get("type") == "text" for part in parts):
+        raise ValueError("an object as input needs 'prompt_string', or 'content': a list of parts of the type 'text'")
+    texts = [part.get("text") for part in parts]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError("each part of the type 'text' needs a string 'text'")
+    return "".join(text for text in texts if isinstance(text, str))
+
+
 def _inputs(given: Any) -> Any:
-    """One input or several, each a string or a list of token numbers."""
+    """One input or several, each a string, a list of token numbers, or an object with text."""
+    given = [_text_of(one) for one in given] if isinstance(given, list) else _text_of(given)
     if isinstance(given, str):
         return (given,)
     if not isinstance(given, list):

@@ -25,6 +25,7 @@ from swapd.errors import (
     InvalidRequest,
     ModelNotFound,
     ModelUnusable,
+    NotSupported,
     Overloaded,
     Stopping,
     SwapdError,
@@ -46,6 +47,7 @@ STATUS: Final[Mapping[type[SwapdError], int]] = {
     BodyTooLarge: 413,
     ModelUnusable: 422,
     CannotStart: 500,
+    NotSupported: 501,
     HubFailed: 502,
     WorkerCrashed: 502,
     WorkerFailed: 502,
@@ -55,7 +57,7 @@ STATUS: Final[Mapping[type[SwapdError], int]] = {
     DoesNotFit: 507,
 }
 
-_LASTING: Final = frozenset({422, 507})
+_LASTING: Final = frozenset({422, 501, 507})
 """Statuses that the official clients would take for passing weather: asking again does not help."""
 
 _OPENAI_TYPES: Final = {401: "authentication_error", 403: "permission_error"}
@@ -74,6 +76,7 @@ _LLAMA_SERVER_TYPES: Final = {
     403: "permission_error",
     404: "not_found_error",
     405: "not_found_error",
+    501: "not_supported_error",
     503: "unavailable_error",
 }
 _LLAMA_SERVER_ROUTES: Final = frozenset(
@@ -93,8 +96,14 @@ _LLAMA_SERVER_ROUTES: Final = frozenset(
         "/props",
         "/slots",
         "/metrics",
+        "/lora-adapters",
+        "/models",
+        "/models/load",
+        "/models/unload",
     }
 )
+_OPENAI_ROUTES: Final = ("/v1/", "/chat/", "/responses")
+"""llama-server has some of them without the version too."""
 
 
 class Dialect(Enum):
@@ -110,9 +119,9 @@ class Dialect(Enum):
         path = request.path
         if path == _ANTHROPIC_ROUTE or path.startswith(f"{_ANTHROPIC_ROUTE}/"):
             return Dialect.ANTHROPIC
-        if path in _LLAMA_SERVER_ROUTES:
+        if path in _LLAMA_SERVER_ROUTES or path.startswith("/slots/"):
             return Dialect.LLAMA_SERVER
-        if path.startswith("/v1/"):
+        if path.startswith(_OPENAI_ROUTES):
             # Of the paths that two of them share: Anthropic's clients tell their version.
             return Dialect.ANTHROPIC if "anthropic-version" in request.headers else Dialect.OPENAI
         return Dialect.OLLAMA if path.startswith("/api/") else Dialect.SWAPD
@@ -152,7 +161,7 @@ class Failure:
                     "param": self.param,
                     "code": self.code,
                 }
-                return {"error": words}
+                return {"error": {**words, **self._sizes()}}
             case Dialect.ANTHROPIC:
                 kind = "invalid_request_error" if self.status < 500 else "api_error"
                 told = {"type": _ANTHROPIC_TYPES.get(self.status, kind), "message": self._in_anthropics_words()}
@@ -168,9 +177,14 @@ class Failure:
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         told: dict[str, object] = {"code": self.status, "message": self.message}
         if self.code == ContextLengthExceeded.code:
-            sizes = {"n_prompt_tokens": self.data["prompt"], "n_ctx": self.data["context"]}
-            return {**told, "type": "exceed_context_size_error", **sizes}
+            return {**told, "type": "exceed_context_size_error", **self._sizes()}
         return {**told, "type": _LLAMA_SERVER_TYPES.get(self.status, kind)}
+
+    def _sizes(self) -> dict[str, object]:
+        """Of a prompt over the context, as llama-server's clients look for them in both of its dialects."""
+        if self.code != ContextLengthExceeded.code:
+            return {}
+        return {"n_prompt_tokens": self.data["prompt"], "n_ctx": self.data["context"]}
 
     def _in_anthropics_words(self) -> str:
         if self.code == ContextLengthExceeded.code:

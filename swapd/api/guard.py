@@ -17,7 +17,7 @@ from aiohttp import hdrs, web
 from swapd.errors import Forbidden, Unauthorized
 from swapd.units import Bytes, MiB
 
-_OPEN_TO_ALL: Final = frozenset({"/health", "/ui", "/ui/", "/ui/page.css", "/ui/page.js"})
+_OPEN_TO_ALL: Final = frozenset({"/health", "/v1/health", "/ui", "/ui/", "/ui/page.css", "/ui/page.js"})
 """Supervisors probe without a key, and are told nothing else; browsers fetch the page without one: it tells nothing."""
 
 _EXPOSED: Final = "X-Request-Id, X-Swapd-Model, X-Swapd-Placement, X-Swapd-Fallback, Retry-After"

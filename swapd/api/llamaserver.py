@@ -5,6 +5,7 @@ Bodies are checked in `llamaserver_bodies.py`, the words of an answer are in `ll
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from aiohttp import web
@@ -28,7 +29,7 @@ from swapd.api.llamaserver_bodies import (
 from swapd.api.llamaserver_voice import CompletionVoice, settings_document
 from swapd.api.openai import DEFAULTS, seeded
 from swapd.api.openai_messages import check_choice
-from swapd.errors import Overloaded
+from swapd.errors import InvalidRequest, Overloaded
 from swapd.generation import GenerationRequest
 from swapd.runtime.asking import Ask
 from swapd.runtime.gateway import Gateway
@@ -38,6 +39,16 @@ routes = web.RouteTableDef()
 _INFILL: Final = "autocomplete"
 """The task whose route `/infill` goes to."""
 _COMPLETION: Final = "completion"
+_BUILD: Final = f"swapd-{__version__}"
+_ROUTER: Final[Mapping[str, object]] = {
+    "role": "router",
+    "models_autoload": True,
+    "model_alias": "swapd",
+    "model_path": "none",
+    "default_generation_settings": {"params": {}, "n_ctx": 0},
+    "build_info": _BUILD,
+}
+"""Said where no model is named and none stands out, as llama-server does that has several."""
 
 
 @routes.post("/completion")
@@ -45,15 +56,16 @@ _COMPLETION: Final = "completion"
 async def complete(request: web.Request) -> web.StreamResponse:
     gateway, body = request.app[GATEWAY], read_completion(await read_object(request))
     name = await model_for(gateway, body.model, _COMPLETION)
+    adapted = await _adapted(gateway, name, body)
     prompts = [await _prompt(gateway, name, parts) for parts in body.prompt]
     bias = await _bias(gateway, name, body)
     ids = generation_ids(request, len(prompts) * body.choices)
     asks = [
-        _ask(request, name, body, GenerationRequest(ids.pop(0), prompt=prompt), bias, index)
+        _ask(request, adapted, body, GenerationRequest(ids.pop(0), prompt=prompt), bias, index)
         for prompt in prompts
         for index in range(body.choices)
     ]
-    voice = CompletionVoice(name, body, [ask.request for ask in asks])
+    voice = CompletionVoice(name, body, [ask.request for ask in asks], await _ends(gateway, name, body))
     return await give(request, asks, voice, streamed=bool(body.stream))
 
 
@@ -61,13 +73,15 @@ async def complete(request: web.Request) -> web.StreamResponse:
 async def infill(request: web.Request) -> web.StreamResponse:
     gateway, body = request.app[GATEWAY], read_infill(await read_object(request))
     name = await model_for(gateway, body.model, _INFILL)
+    adapted = await _adapted(gateway, name, body)
     await check_infill(gateway, name)
     (unique,) = generation_ids(request, 1)
     wanted = GenerationRequest(
         unique, prompt=body.input_prefix + (body.prompt or ""), suffix=body.input_suffix, files=body.files
     )
-    ask = _ask(request, name, body, wanted, await _bias(gateway, name, body))
-    return await give(request, [ask], CompletionVoice(name, body, [ask.request]), streamed=bool(body.stream))
+    ask = _ask(request, adapted, body, wanted, await _bias(gateway, name, body))
+    voice = CompletionVoice(name, body, [ask.request], await _ends(gateway, name, body))
+    return await give(request, [ask], voice, streamed=bool(body.stream))
 
 
 @routes.post("/tokenize")
@@ -101,7 +115,10 @@ async def apply_template(request: web.Request) -> web.Response:
 @routes.get("/props")
 async def props(request: web.Request) -> web.Response:
     gateway = request.app[GATEWAY]
-    name = await model_for(gateway, request.query.get("model"), _COMPLETION)
+    try:
+        name = await model_for(gateway, request.query.get("model"), _COMPLETION)
+    except InvalidRequest:
+        return json_answer(_ROUTER)
     model = await gateway.find(name)
     assert model.variant is not None
     described = await gateway.questions.describe(name)
@@ -114,10 +131,13 @@ async def props(request: web.Request) -> web.Response:
             "model_alias": model.name,
             "model_path": model.path,
             "modalities": {"vision": False, "audio": False},
+            "endpoint_slots": True,
+            "endpoint_props": False,
+            "endpoint_metrics": True,
             "chat_template": described.template,
             "bos_token": described.bos,
             "eos_token": described.eos,
-            "build_info": f"swapd-{__version__}",
+            "build_info": _BUILD,
             "is_sleeping": all(resident.name != model.name for resident in gateway.residents()),
         }
     )
@@ -148,6 +168,23 @@ async def _prompt(gateway: Gateway, name: str, parts: list[Part]) -> str | tuple
     return (await gateway.questions.tokenize(name, parts, add_special=True)).tokens
 
 
+async def _adapted(gateway: Gateway, name: str, body: Generated) -> str:
+    """The name with the adapter that is wanted. Raises InvalidRequest."""
+    if (place := body.adapter) is None:
+        return name
+    model = await gateway.find(name)
+    adapters = [adapter for adapter, _ in model.entry.lora]
+    if place >= len(adapters):
+        raise InvalidRequest(f"cannot serve 'lora': {name!r} has no adapter {place}; it has {len(adapters)}", "lora")
+    wanted = f"{name}+{adapters[place]}"
+    return wanted if gateway.canonical(wanted) else f"{model.name}+{adapters[place]}"  # a task has no adapters
+
+
+async def _ends(gateway: Gateway, name: str, body: Generated) -> tuple[int, ...]:
+    """The tokens that may not be drawn because the answer is not to end."""
+    return (await gateway.questions.describe(name, with_ends=True)).ends if body.ignore_eos else ()
+
+
 async def _bias(gateway: Gateway, name: str, body: Generated) -> tuple[tuple[int, float], ...]:
     """Of a text: of each of its tokens."""
     bias: list[tuple[int, float]] = []
@@ -166,6 +203,7 @@ def _ask(
     index: int = 0,
 ) -> Ask:
     """`index`: which of a prompt's answers."""
+    streams = bool(body.stream)
     return Ask(
         model=name,
         request=GenerationRequest(
@@ -182,6 +220,13 @@ def _ask(
             grammar=body.grammar or "",
             schema=body.json_schema,
             caches=body.cache_prompt is not False,
+            samplers=body.samplers,
+            after_filters=bool(body.post_sampling_probs),
+            tells_tokens=streams or bool(body.return_tokens),
+            tells_reading=streams and bool(body.return_progress),
+            tells_usage=streams and bool(body.timings_per_token),
+            line_limit=body.line_limit,
+            indent=body.n_indent or 0,
         ),
         defaults=DEFAULTS,
         keep_alive=body.keep_alive,

@@ -1,8 +1,7 @@
 """Bodies of llama-server's own routes, checked and turned into what dialect-neutral requests need.
 
 Used by `llamaserver.py`; knows no answer. Ignored, because nothing that is told changes by it: `id_slot`, `n_keep`,
-`n_discard`, `n_indent`, `n_cache_reuse`, `t_max_prompt_ms`, `t_max_predict_ms`, `timings_per_token`,
-`return_progress`, `sse_ping_interval`, `speculative.*`, `backend_sampling`, `samplers` in llama-server's own order.
+`n_discard`, `n_cache_reuse`, `t_max_prompt_ms`, `sse_ping_interval`, `speculative.*`, `backend_sampling`.
 """
 
 from __future__ import annotations
@@ -14,9 +13,11 @@ import msgspec
 from pydantic import BeforeValidator, Field, model_validator
 
 from swapd.api.bodies import is_among, is_empty, parse, refuse
+from swapd.api.constrained import Samplers
 from swapd.api.fields import Body, KeepAlive, Limit, Sampled, Stops, Whole
 from swapd.api.openai_messages import Conversation
-from swapd.units import Tokens
+from swapd.errors import InvalidRequest
+from swapd.units import Seconds, Tokens
 
 MAX_PROMPTS: Final = 128
 MAX_ANSWERS: Final = 128
@@ -25,25 +26,12 @@ MAX_PROBABILITIES: Final = 128
 MAX_FILES: Final = 256
 _MAX_FIELDS: Final = 64
 _MAX_BIASES: Final = 1024
-_SAMPLERS: Final = (
-    "penalties",
-    "dry",
-    "top_n_sigma",
-    "top_k",
-    "typ_p",
-    "top_p",
-    "min_p",
-    "xtc",
-    "temperature",
-)
-"""llama-server's own order; a request may say it, in full or in part."""
-_INFILL_SAMPLER: Final = "infill"
-"""Clients that fill in name it; the answer is drawn without it, from the same candidates."""
+_MAX_ADAPTERS: Final = 64
+_PROMPT: Final = "prompt_string"
+"""A prompt may be an object with this text in it, and with media beside it where the model reads them."""
 
 UNSERVED: Final[Mapping[str, Callable[[Any], bool]]] = {
     "image_data": is_empty,
-    "lora": is_empty,
-    "post_sampling_probs": is_among(False),
     "grammar_lazy": is_among(False),
     "adaptive_target": lambda value: isinstance(value, (int, float)) and value < 0,
 }
@@ -61,6 +49,7 @@ Biases = list[tuple[str | int, float]]
 
 def _prompts(given: Any) -> Any:
     """One prompt or several; each is a text, or texts and token numbers mixed."""
+    given = _text_of(given)
     if isinstance(given, str):
         return [[given]]
     if not isinstance(given, list) or not given:
@@ -69,11 +58,21 @@ def _prompts(given: Any) -> Any:
         return [given]
     if len(given) > MAX_PROMPTS:
         raise ValueError(f"at most {MAX_PROMPTS} prompts are allowed")
-    prompts = [[prompt] if isinstance(prompt, str) else prompt for prompt in given]
+    texts = map(_text_of, given)
+    prompts = [[prompt] if isinstance(prompt, str) else prompt for prompt in texts]
     for prompt in prompts:
         if not isinstance(prompt, list) or not prompt or not all(map(_is_part, prompt)):
             raise ValueError("a string, a list of strings and token numbers, or a list of these is expected")
     return prompts
+
+
+def _text_of(given: Any) -> Any:
+    """Of an object, its text; anything else as it is. Raises ValueError."""
+    if not isinstance(given, dict) or not isinstance(given.get(_PROMPT), str):
+        return given
+    if given.get("multimodal_data"):
+        raise ValueError("the model reads no images or sounds: 'multimodal_data' is not served")
+    return given[_PROMPT]
 
 
 def _is_part(given: Any) -> bool:
@@ -102,21 +101,19 @@ def _number(key: str) -> str | int:
     return int(key) if key.isascii() and key.isdigit() and len(key) < 10 else key
 
 
-def _samplers(given: Any) -> Any:
-    if given is None:
-        return None
-    told = [name for name in given if name != _INFILL_SAMPLER] if isinstance(given, list) else given
-    if told != [name for name in _SAMPLERS if isinstance(given, list) and name in given]:
-        raise ValueError(f"only llama-server's own order is served: {', '.join(_SAMPLERS)}")
-    return given
-
-
 def _schema(given: Any) -> Any:
     if given is None:
         return None
     if not isinstance(given, (dict, bool)):
         raise ValueError("a JSON Schema is expected: an object")
     return msgspec.json.encode(given).decode()
+
+
+class Scaled(Body):
+    """An adapter by its place among the model's, and how much of it is added."""
+
+    id: Annotated[Whole, Field(ge=0, lt=_MAX_ADAPTERS)]
+    scale: float
 
 
 class Generated(Sampled):
@@ -135,7 +132,13 @@ class Generated(Sampled):
     logit_bias: Annotated[Biases, BeforeValidator(_biases)] = Field(default_factory=list)
     grammar: Annotated[str, Field(max_length=2**20)] | None = None
     json_schema: Annotated[str | None, BeforeValidator(_schema, json_schema_input_type=dict[str, Any] | None)] = None
-    samplers: Annotated[list[str] | None, BeforeValidator(_samplers)] = None
+    samplers: Samplers = None
+    post_sampling_probs: bool | None = None
+    timings_per_token: bool | None = None
+    return_progress: bool | None = None
+    t_max_predict_ms: Annotated[Whole, Field(ge=-1, le=2**31 - 1)] | None = None
+    n_indent: Annotated[Whole, Field(ge=0, le=2**31 - 1)] | None = None
+    lora: Annotated[list[Scaled], Field(max_length=_MAX_ADAPTERS)] | None = None
     response_fields: Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=_MAX_FIELDS)] | None = None
     id_slot: Whole | None = None
     keep_alive: KeepAlive = None
@@ -156,14 +159,26 @@ class Generated(Sampled):
     @property
     def logprobs(self) -> int | None:
         """How many alternatives are wanted beside each token; token numbers come with them."""
-        if self.n_probs:
-            return self.n_probs
-        return 0 if self.return_tokens else None
+        return self.n_probs or None
+
+    @property
+    def line_limit(self) -> Seconds | None:
+        """None: none; as with llama-server, 0 and less are none."""
+        return self.t_max_predict_ms / 1000 if self.t_max_predict_ms and self.t_max_predict_ms > 0 else None
+
+    @property
+    def adapter(self) -> int | None:
+        """Its place among the model's; None: none. Raises InvalidRequest."""
+        added = [each for each in self.lora or () if each.scale]
+        if len(added) > 1 or any(each.scale != 1 for each in added):
+            raise InvalidRequest("cannot serve 'lora' so: one adapter at a time, at a scale of 1, is served", "lora")
+        return added[0].id if added else None
 
 
 class CompletionBody(Generated):
     prompt: Annotated[
-        list[list[Part]], BeforeValidator(_prompts, json_schema_input_type=str | list[Part] | list[list[Part]])
+        list[list[Part]],
+        BeforeValidator(_prompts, json_schema_input_type=str | list[Part] | list[list[Part]] | dict[str, str]),
     ]
     n_cmpl: Annotated[Whole, Field(ge=1, le=MAX_ANSWERS)] | None = None
     n: Annotated[Whole, Field(ge=1, le=MAX_ANSWERS)] | None = None
@@ -182,7 +197,7 @@ class CompletionBody(Generated):
 
 
 class File(Body):
-    text: str = ""
+    text: str
     filename: Annotated[str, Field(max_length=4096)] = "tmp"
 
 

@@ -12,13 +12,41 @@ from typing import Any, Final
 
 from swapd.api.answers import Whole
 from swapd.api.calls import encode
-from swapd.api.figures import timings
+from swapd.api.figures import so_far, timings
 from swapd.api.llamaserver_bodies import Generated
 from swapd.api.openai import DEFAULTS
 from swapd.api.stream import SSE, Framing
-from swapd.generation import Chunk, Ending, GenerationRequest, Likelihood, Sampling, StopReason, TokenLogprob
+from swapd.generation import (
+    SAMPLERS,
+    Chunk,
+    Ending,
+    GenerationRequest,
+    Likelihood,
+    Sampling,
+    StopReason,
+    TokenLogprob,
+)
 from swapd.runtime.asking import Answer
+from swapd.units import Tokens
 
+_SILENT: Final = Sampling(
+    typical_p=1.0,
+    top_n_sigma=-1.0,
+    min_keep=0,
+    xtc_probability=0.0,
+    xtc_threshold=0.1,
+    dynatemp_range=0.0,
+    dynatemp_exponent=1.0,
+    mirostat=0,
+    mirostat_tau=5.0,
+    mirostat_eta=0.1,
+    dry_multiplier=0.0,
+    dry_base=1.75,
+    dry_allowed_length=2,
+    dry_penalty_last_n=-1,
+    dry_sequence_breakers=("\n", ":", '"', "*"),
+)
+"""What requests get that say nothing of it: told, because llama-server tells all of its values."""
 _LEAST: Final = -1e30
 """For a probability of nothing: JSON has no infinities."""
 
@@ -26,10 +54,13 @@ _LEAST: Final = -1e30
 class CompletionVoice:
     framing: Framing = SSE
 
-    def __init__(self, model: str, body: Generated, requests: Sequence[GenerationRequest]) -> None:
-        """`requests`: of the answers, in their order."""
-        self._model, self._body, self._requests = model, body, requests
+    def __init__(
+        self, model: str, body: Generated, requests: Sequence[GenerationRequest], ends: Sequence[int] = ()
+    ) -> None:
+        """`requests`: of the answers, in their order. `ends`: tokens that these may not draw."""
+        self._model, self._body, self._requests, self._ends = model, body, requests, ends
         self._settings: dict[str, object] = {}
+        self._context: Tokens = 0
         self._told = [0] * len(requests)
         self._has_new_line = [False] * len(requests)
 
@@ -41,6 +72,12 @@ class CompletionVoice:
         self._settings = self._settings_of(answer, index)
         return b""
 
+    def _may_tell(self, likely: Sequence[TokenLogprob]) -> dict[str, object]:
+        if not self._body.n_probs:
+            return {}
+        after = bool(self._body.post_sampling_probs)
+        return {"completion_probabilities": [_probability(each, after) for each in likely]}
+
     def piece(self, chunk: Chunk, index: int) -> bytes:
         self._told[index] += chunk.tokens
         self._has_new_line[index] |= "\n" in chunk.text
@@ -51,9 +88,9 @@ class CompletionVoice:
             "stop": False,
             "id_slot": -1,
             "tokens_predicted": self._told[index],
+            **so_far(chunk),
+            **(self._may_tell(chunk.logprobs) if chunk.read is None else {}),
         }
-        if self._body.n_probs:
-            document["completion_probabilities"] = [_probability(likely) for likely in chunk.logprobs]
         return _event(document)
 
     def ending(self, ending: Ending, index: int) -> bytes:
@@ -66,9 +103,7 @@ class CompletionVoice:
     def _last(self, whole: Whole, index: int) -> dict[str, object]:
         settings = self._settings_of(whole.answer, index)
         document = self._document(whole.text, whole.logprobs, whole.ending, index, settings, "\n" in whole.text)
-        if self._body.n_probs:
-            document["completion_probabilities"] = [_probability(likely) for likely in whole.logprobs]
-        return self._selected(document)
+        return self._selected(document | self._may_tell(whole.logprobs))
 
     def _document(
         self,
@@ -93,7 +128,7 @@ class CompletionVoice:
             "generation_settings": settings,
             "prompt": prompt if isinstance(prompt, str) else list(prompt),
             "has_new_line": has_new_line,
-            "truncated": False,
+            "truncated": _stop_type(ending) == "limit" and usage.prompt + usage.completion >= self._context > 0,
             "stop_type": _stop_type(ending),
             "stopping_word": ending.stop or "",
             "tokens_cached": usage.cached,
@@ -101,11 +136,12 @@ class CompletionVoice:
         }
 
     def _settings_of(self, answer: Answer, index: int) -> dict[str, object]:
+        self._context = 0 if answer.model.variant is None else answer.model.variant.context
         sampling = self._body.sampling.over(answer.model.entry.sampling).over(DEFAULTS)
-        return settings_document(sampling, self._requests[index], bool(self._body.stream))
+        return settings_document(sampling, self._requests[index], bool(self._body.stream), self._ends)
 
     def _tokens(self, likely: Sequence[TokenLogprob]) -> list[int]:
-        return [each.drawn.token for each in likely] if self._body.return_tokens else []
+        return [each.drawn.token for each in likely] if self._body.return_tokens or self._body.stream else []
 
     def _selected(self, document: dict[str, object]) -> dict[str, object]:
         """Only the fields that were asked for: `timings/prompt_n` is one inside another."""
@@ -124,9 +160,16 @@ class CompletionVoice:
         return found
 
 
-def settings_document(sampling: Sampling, request: GenerationRequest, streamed: bool = False) -> dict[str, object]:
-    """What a request is answered with, in llama-server's names; a seed of -1 is drawn anew."""
-    told = {field.name: getattr(sampling, field.name) for field in fields(sampling)}
+def settings_document(
+    sampling: Sampling, request: GenerationRequest, streamed: bool = False, ends: Sequence[int] = ()
+) -> dict[str, object]:
+    """What a request is answered with, in llama-server's names; a seed of -1 is drawn anew, a bias of null bans.
+
+    `ends`: the tokens that are banned besides.
+    """
+    banned = [(token, -math.inf) for token in ends]
+    use = sampling.over(_SILENT)
+    told = {field.name: getattr(use, field.name) for field in fields(use)}
     return {
         **{name: value for name, value in told.items() if value is not None},
         "seed": -1 if sampling.seed is None else sampling.seed,
@@ -138,10 +181,16 @@ def settings_document(sampling: Sampling, request: GenerationRequest, streamed: 
         "n_probs": request.logprobs or 0,
         "ignore_eos": request.ignore_eos,
         "logit_bias": [
-            {"token": token, "bias": max(bias, _LEAST) if math.isinf(bias) else bias}
-            for token, bias in request.logit_bias
+            {"token": token, "bias": None if math.isinf(bias) else bias}
+            for token, bias in (*request.logit_bias, *banned)
         ],
         "grammar": request.grammar,
+        "samplers": list(SAMPLERS if request.samplers is None else request.samplers),
+        "n_indent": request.indent,
+        "t_max_predict_ms": -1 if request.line_limit is None else round(request.line_limit * 1000),
+        "post_sampling_probs": request.after_filters,
+        "adaptive_target": -1.0,
+        "adaptive_decay": 0.9,
     }
 
 
@@ -151,16 +200,19 @@ def _stop_type(ending: Ending) -> str:
     return "limit" if ending.reason is StopReason.LENGTH else "eos"
 
 
-def _probability(likely: TokenLogprob) -> dict[str, object]:
-    return {**_one(likely.drawn), "top_logprobs": [_one(other) for other in likely.top]}
+def _probability(likely: TokenLogprob, after_filters: bool) -> dict[str, object]:
+    """After the filters it is the probability itself that is told."""
+    top = [_one(other, after_filters) for other in likely.top]
+    return {**_one(likely.drawn, after_filters), "top_probs" if after_filters else "top_logprobs": top}
 
 
-def _one(likely: Likelihood) -> dict[str, object]:
+def _one(likely: Likelihood, after_filters: bool) -> dict[str, object]:
+    told = {"prob": math.exp(likely.logprob)} if after_filters else {"logprob": max(likely.logprob, _LEAST)}
     return {
         "id": likely.token,
         "token": likely.raw.decode("utf-8", "replace"),
         "bytes": list(likely.raw),
-        "logprob": max(likely.logprob, _LEAST),
+        **told,
     }
 
 

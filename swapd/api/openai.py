@@ -36,6 +36,7 @@ DEFAULTS: Final = Sampling(
 _SEEDS: Final = 2**32 - 1
 
 
+@routes.post("/chat/completions")
 @routes.post("/v1/chat/completions")
 async def chat(request: web.Request) -> web.StreamResponse:
     body = read_chat(await read_object(request))
@@ -89,6 +90,9 @@ def _ask(
             logprobs=body.alternatives,
             grammar=body.grammar or "",
             schema=body.schema_text,
+            samplers=body.samplers,
+            tells_reading=bool(body.stream and body.return_progress),
+            tells_usage=bool(body.stream and body.timings_per_token),
         ),
         defaults=DEFAULTS,
         keep_alive=body.keep_alive,

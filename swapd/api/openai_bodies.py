@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import BeforeValidator, Field
 
 from swapd.api.bodies import is_among, is_empty, parse, refuse
-from swapd.api.constrained import Alternatives, GrammarText, LogitBias, ResponseFormat, SchemaText
+from swapd.api.constrained import Alternatives, GrammarText, LogitBias, ResponseFormat, Samplers, SchemaText
 from swapd.api.fields import Body, KeepAlive, Limit, Sampled, Stops, Whole
 from swapd.api.openai_messages import Conversation, check_choice
 from swapd.errors import InvalidRequest
@@ -65,6 +65,9 @@ class GenerationBody(Sampled):
     response_format: ResponseFormat = None
     json_schema: SchemaText = None
     grammar: GrammarText | None = None
+    samplers: Samplers = None
+    timings_per_token: bool | None = None
+    return_progress: bool | None = None
 
     @property
     def choices(self) -> int:

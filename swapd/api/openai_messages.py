@@ -168,6 +168,7 @@ class Conversation(Body):
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
 
     @property
     def choice(self) -> Choice:
@@ -223,6 +224,7 @@ class Conversation(Body):
             template=self.chat_template or "",
             template_values=as_json(self.chat_template_kwargs or {}),
             continues=self.continues,
+            opens_turn=self.add_generation_prompt is not False,
         )
 
 
@@ -231,6 +233,12 @@ C = TypeVar("C", bound=Conversation)
 
 def check_choice(chat: C) -> C:
     """Raises InvalidRequest where the choice among tools is none of theirs."""
+    if chat.add_generation_prompt and chat.continue_final_message:
+        raise InvalidRequest(
+            "cannot both go on from the last message ('continue_final_message') and begin another "
+            "('add_generation_prompt')",
+            "continue_final_message",
+        )
     chosen, names = chat.choice, [tool.name for tool in chat.tools]
     wanted = [*([chosen.name] if chosen.name else []), *(chosen.among or ())]
     unknown = next((name for name in wanted if name not in names), None)

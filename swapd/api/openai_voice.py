@@ -8,21 +8,23 @@ from __future__ import annotations
 import codecs
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import ClassVar, Final, assert_never
 
 from swapd import __version__
 from swapd.api.answers import Whole
 from swapd.api.calls import encode
 from swapd.api.constrained import told_all
-from swapd.api.figures import timings
+from swapd.api.figures import so_far, timings
 from swapd.api.openai_bodies import GenerationBody
 from swapd.api.stream import SSE, Framing
 from swapd.generation import CallPart, Chunk, Ending, StopReason, TokenLogprob, Usage
 from swapd.runtime.asking import Answer
 
 _FINGERPRINT: Final = f"swapd-{__version__}"
+_NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
 _new_decoder = codecs.getincrementaldecoder("utf-8")
 
 
@@ -119,17 +121,19 @@ class ChatVoice(_Voice):
 
     def piece(self, chunk: Chunk, index: int) -> bytes:
         delta: dict[str, object] = {}
+        if chunk.read is not None:
+            return self._delta(delta, index, more=so_far(chunk))
         if chunk.thinking:
             delta["reasoning_content"] = chunk.thinking
         if chunk.text or not (chunk.thinking or chunk.calls):
             delta["content"] = chunk.text
         if chunk.calls:
             delta["tool_calls"] = [_call_delta(part) for part in chunk.calls]
-        return self._delta(delta, index, logprobs=self._told(chunk.logprobs, index))
+        return self._delta(delta, index, logprobs=self._told(chunk.logprobs, index), more=so_far(chunk))
 
     def ending(self, ending: Ending, index: int) -> bytes:
         self._spent[index] = ending.usage
-        return self._delta({}, index, _finish(ending), timings=timings(ending.usage))
+        return self._delta({}, index, _finish(ending), more={"timings": timings(ending.usage)})
 
     def likelihoods(self, logprobs: Sequence[TokenLogprob], index: int) -> dict[str, object]:
         return {"content": told_all(logprobs), "refusal": None}
@@ -140,7 +144,7 @@ class ChatVoice(_Voice):
         index: int,
         finish: str | None = None,
         logprobs: object = None,
-        **more: object,
+        more: Mapping[str, object] = _NOTHING,
     ) -> bytes:
         return self.frame([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}], **more)
 
@@ -162,11 +166,12 @@ class CompletionVoice(_Voice):
         return b""
 
     def piece(self, chunk: Chunk, index: int) -> bytes:
-        return self._text(chunk.text, index, logprobs=self._told(chunk.logprobs, index))
+        logprobs = None if chunk.read is not None else self._told(chunk.logprobs, index)
+        return self._text(chunk.text, index, logprobs=logprobs, more=so_far(chunk))
 
     def ending(self, ending: Ending, index: int) -> bytes:
         self._spent[index] = ending.usage
-        return self._text("", index, _finish(ending), timings=timings(ending.usage))
+        return self._text("", index, _finish(ending), more={"timings": timings(ending.usage)})
 
     def likelihoods(self, logprobs: Sequence[TokenLogprob], index: int) -> dict[str, object]:
         offsets = []
@@ -181,7 +186,14 @@ class CompletionVoice(_Voice):
             "text_offset": offsets,
         }
 
-    def _text(self, text: str, index: int, finish: str | None = None, logprobs: object = None, **more: object) -> bytes:
+    def _text(
+        self,
+        text: str,
+        index: int,
+        finish: str | None = None,
+        logprobs: object = None,
+        more: Mapping[str, object] = _NOTHING,
+    ) -> bytes:
         return self.frame([{"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}], **more)
 
 

@@ -17,6 +17,7 @@ from swapd.api import (
     anthropic_bodies,
     embeddings,
     llamaserver_bodies,
+    llamaserver_models,
     ollama_bodies,
     openai_bodies,
     reranking,
@@ -53,8 +54,20 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("GET", "/v1/models"): Operation(_O, "The models, in OpenAI's or Anthropic's words."),
     ("GET", "/v1/models/{id}"): Operation(_O, "One model."),
     ("POST", "/v1/chat/completions"): Operation(_O, "Answer a conversation.", openai_bodies.ChatBody, streams=_SSE),
+    ("POST", "/chat/completions"): Operation(_O, "As /v1/chat/completions.", openai_bodies.ChatBody, streams=_SSE),
+    ("POST", "/chat/completions/input_tokens"): Operation(
+        _O, "As /v1/chat/completions/input_tokens.", llamaserver_bodies.TemplateBody
+    ),
+    ("POST", "/v1/chat/completions/input_tokens"): Operation(
+        _O, "Count a prompt's tokens.", llamaserver_bodies.TemplateBody
+    ),
     ("POST", "/v1/completions"): Operation(_O, "Go on with a text.", openai_bodies.CompletionBody, streams=_SSE),
     ("POST", "/v1/responses"): Operation(_O, "Answer items.", responses_bodies.ResponsesBody, streams=_SSE),
+    ("POST", "/responses"): Operation(_O, "As /v1/responses.", responses_bodies.ResponsesBody, streams=_SSE),
+    ("POST", "/responses/input_tokens"): Operation(
+        _O, "As /v1/responses/input_tokens.", responses_bodies.ResponsesBody
+    ),
+    ("POST", "/v1/responses/input_tokens"): Operation(_O, "Count a prompt's tokens.", responses_bodies.ResponsesBody),
     ("POST", "/v1/embeddings"): Operation(_O, "Vectors of texts.", embeddings.EmbeddingsBody),
     ("POST", "/v1/messages"): Operation(_A, "Answer a conversation.", anthropic_bodies.MessagesBody, streams=_SSE),
     ("POST", "/v1/messages/count_tokens"): Operation(_A, "Count a prompt's tokens.", anthropic_bodies.CountBody),
@@ -92,8 +105,16 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("POST", "/v1/reranking"): Operation(_S, "As /rerank.", reranking.RerankBody),
     ("GET", "/props"): Operation(_S, "What a model is and does by default.", query=_MODEL),
     ("GET", "/slots"): Operation(_S, "Which slots are busy.", query={**_MODEL, "fail_on_no_slot": "503 if all are"}),
+    ("GET", "/models"): Operation(_S, "As /v1/models."),
+    ("POST", "/models/load"): Operation(_S, "Load it.", llamaserver_models.LoadBody),
+    ("POST", "/models/unload"): Operation(_S, "Unload it.", llamaserver_models.LoadBody),
+    ("GET", "/lora-adapters"): Operation(_S, "A model's adapters.", query=_MODEL),
+    ("POST", "/lora-adapters"): Operation(_S, "Refused: each request names its own.", success=501),
+    ("POST", "/props"): Operation(_S, "Refused: the configuration does that.", success=501),
+    ("POST", "/slots/{id}"): Operation(_S, "Refused: conversations are saved by themselves.", success=501),
     ("GET", "/metrics"): Operation(_S, "For Prometheus.", content="text/plain"),
     ("GET", "/health"): Operation(_P, "200: all is well; 503: why not."),
+    ("GET", "/v1/health"): Operation(_P, "As /health."),
     ("GET", "/openapi.json"): Operation(_P, "This document."),
     ("GET", "/swapd/status"): Operation(_P, "Devices, loaded models, queue and counters."),
     ("GET", "/swapd/models"): Operation(_P, "The catalog, with what cannot be used and why."),

@@ -32,12 +32,8 @@ IGNORED: Final[Mapping[str, Mapping[str, str]]] = {
     "/completion": {
         "n_keep": "contexts are not shifted",
         "n_discard": "contexts are not shifted",
-        "n_indent": _TIMING,
         "n_cache_reuse": "prefixes are reused by themselves",
-        "t_max_predict_ms": "answers end by their tokens; hang up to end one",
         "t_max_prompt_ms": "prompts are read whole",
-        "timings_per_token": "timings come with the end",
-        "return_progress": "ask for progress with the header X-Swapd-Progress",
         "sse_ping_interval": _TIMING,
         "backend_sampling": _TIMING,
     },
@@ -80,7 +76,7 @@ def _pages() -> Iterator[str]:
         for path, operation in rows.items():
             if operation.summary.startswith("As /"):
                 continue
-            alike = [other for other, op in rows.items() if op.body is operation.body and other != path]
+            alike = [other for other, op in rows.items() if op.summary == f"As {path}."]
             also = f" (also {', '.join(f'`{other}`' for other in alike)})" if alike else ""
             body = told["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
             yield f"### POST {path}{also}\n\n{operation.summary}\n"

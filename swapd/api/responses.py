@@ -16,11 +16,12 @@ from swapd.api.answers import Whole, give
 from swapd.api.bodies import read_object
 from swapd.api.calls import encode, generation_ids, priority, session
 from swapd.api.failures import Dialect, Failure
+from swapd.api.figures import so_far, timings
 from swapd.api.openai import DEFAULTS
 from swapd.api.responses_bodies import ResponsesBody, read_responses
 from swapd.api.responses_output import COMPLETED, IN_PROGRESS, INCOMPLETE, Output
 from swapd.api.stream import SSE, Framing
-from swapd.generation import CallPart, Chunk, Ending, GenerationRequest, StopReason, Usage
+from swapd.generation import CallPart, Chunk, Ending, StopReason, Usage
 from swapd.runtime.asking import Answer, Ask, Progress
 
 routes = web.RouteTableDef()
@@ -41,6 +42,7 @@ _ECHOED: Final[Mapping[str, object]] = {
 """What a response repeats of its request, and what it says where the request said nothing."""
 
 
+@routes.post("/responses")
 @routes.post("/v1/responses")
 async def respond(request: web.Request) -> web.StreamResponse:
     raw = await read_object(request)
@@ -48,19 +50,7 @@ async def respond(request: web.Request) -> web.StreamResponse:
     (unique,) = generation_ids(request, 1)
     ask = Ask(
         model=body.model,
-        request=GenerationRequest(
-            id=unique,
-            messages=body.messages,
-            sampling=body.sampling,
-            max_tokens=body.max_output_tokens,
-            schema=body.schema_text,
-            tools=body.box.tools,
-            tool_choice=body.choice,
-            tool_name=body.tool_name,
-            parallel_calls=body.parallel_tool_calls is not False,
-            thinking=body.thinking,
-            effort=body.effort,
-        ),
+        request=body.asked(unique),
         defaults=DEFAULTS,
         keep_alive=body.keep_alive,
         priority=priority(request),
@@ -101,12 +91,16 @@ class ResponsesVoice:
         return self.event("response.created", response=begun) + self.event("response.in_progress", response=begun)
 
     def piece(self, chunk: Chunk, index: int) -> bytes:
-        return b"".join(self.event(kind, **fields) for kind, fields in self._output.tell(chunk))
+        if chunk.read is not None:
+            return self.event("response.in_progress", response=self._response(IN_PROGRESS), **so_far(chunk))
+        return b"".join(self.event(kind, **fields, **so_far(chunk)) for kind, fields in self._output.tell(chunk))
 
     def ending(self, ending: Ending, index: int) -> bytes:
         status = _status(ending)
         last = b"".join(self.event(kind, **fields) for kind, fields in self._output.close(status))
-        return last + self.event(f"response.{status}", response=self._response(status, ending))
+        return last + self.event(
+            f"response.{status}", response=self._response(status, ending), timings=timings(ending.usage)
+        )
 
     def closing(self) -> bytes:
         return b""

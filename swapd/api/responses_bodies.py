@@ -17,7 +17,7 @@ from swapd.api.fields import Body, KeepAlive, Sampled, Whole
 from swapd.api.responses_items import Caller, Toolbox, read_input, read_tools
 from swapd.api.tools import as_json
 from swapd.errors import InvalidRequest
-from swapd.generation import Message, Role, ToolChoice
+from swapd.generation import GenerationRequest, Message, Role, ToolChoice
 
 UNSERVED: Final[Mapping[str, Callable[[Any], bool]]] = {
     "background": is_among(False),
@@ -65,6 +65,8 @@ class ResponsesBody(Sampled):
     text: Words | None = None
     metadata: dict[str, Any] | None = None
     stream: bool | None = None
+    timings_per_token: bool | None = None
+    return_progress: bool | None = None
     keep_alive: KeepAlive = None
 
     @model_validator(mode="after")
@@ -122,6 +124,24 @@ class ResponsesBody(Sampled):
     def effort(self) -> str:
         effort = (self.reasoning.effort if self.reasoning is not None else None) or "none"
         return {"none": "", "minimal": "low", "xhigh": "high", "max": "high"}.get(effort, effort)
+
+    def asked(self, unique: str) -> GenerationRequest:
+        """What is wanted under this id."""
+        return GenerationRequest(
+            id=unique,
+            messages=self.messages,
+            sampling=self.sampling,
+            max_tokens=self.max_output_tokens,
+            schema=self.schema_text,
+            tools=self.box.tools,
+            tool_choice=self.choice,
+            tool_name=self.tool_name,
+            parallel_calls=self.parallel_tool_calls is not False,
+            thinking=self.thinking,
+            effort=self.effort,
+            tells_reading=bool(self.stream and self.return_progress),
+            tells_usage=bool(self.stream and self.timings_per_token),
+        )
 
 
 def read_responses(body: Mapping[str, Any]) -> ResponsesBody:

@@ -120,18 +120,24 @@ class Gateway:
             granted = engine.now()
             load_s = engine.records[resident].load_s if self._was_loaded_for(resident, asked) else 0.0
             request = replace(entry.applied(ask.request, ask.defaults), id=str(request_id), adapter=model.adapter)
-            async with contextlib.aclosing(self._answer(model, request, resident)) as items:
+            async with contextlib.aclosing(self._answer(model, request, resident, asked, granted)) as items:
                 first = await anext(items)
-                engine.journal.measures.began(granted - asked, engine.now() - asked)
                 placement = str(engine.state.residents[resident].placement)
                 yield Answer(model, placement, granted - asked, load_s, first, items)
 
-    async def _answer(self, model: Model, request: GenerationRequest, resident: ResidentId) -> Answering:
+    async def _answer(
+        self, model: Model, request: GenerationRequest, resident: ResidentId, asked: Seconds, granted: Seconds
+    ) -> Answering:
         record = self._engine.records.get(resident, Record())
         record.requests += 1
+        has_begun = False
         async with contextlib.aclosing(self._workers.generate(resident, request)) as items:
             try:
                 async for item in items:
+                    is_news = isinstance(item, Chunk) and item.read is not None
+                    if not has_begun and not is_news:  # reading the prompt is not yet answering
+                        has_begun = True
+                        self.measures.began(granted - asked, self._engine.now() - asked)
                     if isinstance(item, Chunk):
                         record.tokens += item.tokens
                     else:

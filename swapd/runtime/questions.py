@@ -54,8 +54,8 @@ class Questions:
         assert isinstance(reply, Detokenized)
         return reply.text
 
-    async def describe(self, name: str) -> Described:
-        reply = await self._ask(name, Describe())
+    async def describe(self, name: str, *, with_ends: bool = False) -> Described:
+        reply = await self._ask(name, Describe(with_ends))
         assert isinstance(reply, Described)
         return reply
 

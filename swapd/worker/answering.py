@@ -6,13 +6,18 @@ Used by `slots`. Values that it moves forward; nothing here decides.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from time import perf_counter
+
+from msgspec.structs import replace
 
 from swapd.generation import GenerationRequest, Usage
 from swapd.units import Seconds, Tokens
+from swapd.wire import Piece
 from swapd.worker.budget import Budget
 from swapd.worker.drafting import Gauge, Hopeful, Lookup
 from swapd.worker.echoing import Echo
 from swapd.worker.likelihoods import Untold
+from swapd.worker.lines import Lines
 from swapd.worker.prompts import Prompt
 from swapd.worker.sampling import Sampler
 from swapd.worker.states import Sequence
@@ -52,12 +57,52 @@ class Answer:
     """Where the prompt's own logarithms are told."""
     follows: Leader | None = None
     """Its prompt waits for another's, and goes on from there."""
+    lines: Lines | None = None
+    """Where it may end by its lines."""
+    is_read: bool = False
+    """That reading its prompt has begun was told."""
 
     def usage(self, now: Seconds) -> Usage:
         turn = now if self.answering is None else self.answering
         times = turn - self.began, now - turn
         drafts = self.drafted, self.accepted
         return Usage(len(self.prompt.tokens), self.cached, self.completion, *times, *drafts, self.restored)
+
+    def reading(self, read: Tokens) -> list[Piece]:
+        """That the prompt is read so far, where that is wanted."""
+        if not self.request.tells_reading:
+            return []
+        marks = [read] if self.is_read or read == self.cached else [self.cached, read]
+        self.is_read = True
+        usage = self.usage(perf_counter())
+        return [Piece(self.request.id, "", 0, usage=usage, read=mark) for mark in marks]
+
+    def say(self, text: str, tokens: Tokens) -> list[Piece]:
+        """More of the answer, as its lines allow; nothing where no token is in it."""
+        if self.lines is not None:
+            text, tokens = self.lines.feed(text, tokens, perf_counter() - (self.answering or self.began))
+        if not tokens:
+            return []
+        pieces = self.teller.tell(text, tokens, self.untold.take(self.text.sent))
+        return self._priced(pieces)
+
+    def finish(self, *, is_cut: bool) -> list[Piece]:
+        """What was held back, when no more text comes."""
+        pieces: list[Piece] = []
+        if self.lines is not None and not self.lines.is_over:
+            text, tokens = self.lines.finish()
+            if tokens:
+                pieces += self.teller.tell(text, tokens, self.untold.take(self.text.sent))
+        return self._priced([*pieces, *self.teller.finish(is_cut=is_cut)])
+
+    def _priced(self, pieces: list[Piece]) -> list[Piece]:
+        """With what the prompt cost, the first time, and with what the answer cost so far, where that is wanted."""
+        if pieces and not self.is_told:
+            self.is_told = True
+            pieces[0] = replace(pieces[0], prompt=(len(self.prompt.tokens), self.cached))
+        if pieces and self.request.tells_usage:
+            pieces[-1] = replace(pieces[-1], usage=self.usage(perf_counter()))
+        return pieces
 
     def hopeful(self, slot: Slot) -> Hopeful:
         assert self.lookup is not None

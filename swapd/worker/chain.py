@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swapd.errors import InvalidRequest
-from swapd.generation import Sampling
+from swapd.generation import SAMPLERS, Sampling
 from swapd.units import Tokens
 from swapd.worker.penalties import Logits
 
@@ -80,12 +80,13 @@ class Chain:
     """A sampler chain of llama.cpp's; `close` frees it."""
 
     def __init__(self, parts: Sequence[Any], is_greedy: bool) -> None:
+        self.is_greedy = is_greedy
         self._chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
         for part in parts:
             C.llama_sampler_chain_add(self._chain, part)  # which owns it now
-        self._is_greedy = is_greedy
         self._room: npt.NDArray[Any] = np.empty(0, _CANDIDATE)
         self._all: npt.NDArray[np.int32] = np.empty(0, np.int32)
+        self._left: Any = None
 
     def draw(self, logits: Logits, candidates: Candidates | None) -> int:
         """One of the candidates (None: of all tokens). The caller `accept`s what it takes."""
@@ -102,9 +103,18 @@ class Chain:
         room["logit"][:count] = values
         array = C.llama_token_data_array(ctypes.cast(room.ctypes.data, C.llama_token_data_p), count, -1, False)
         C.llama_sampler_apply(self._chain, ctypes.byref(array))
-        if self._is_greedy:  # penalties only: the best of what they left
+        if self.is_greedy:  # penalties only: the best of what they left
             return int(room["id"][int(room["logit"][: array.size].argmax())])
+        self._left = array
         return int(array.data[array.selected].id)
+
+    def left(self) -> tuple[npt.NDArray[np.int64], Logits]:
+        """Tokens that the filters left at the last draw, and their logits: at least the drawn one."""
+        array = self._left
+        if array is None:
+            raise AssertionError("a greedy chain leaves one token, which is the drawn one")
+        found = np.frombuffer(ctypes.string_at(array.data, int(array.size) * _CANDIDATE.itemsize), _CANDIDATE)
+        return found["id"].astype(np.int64), found["logit"].copy()
 
     def accept(self, token: int) -> None:
         C.llama_sampler_accept(self._chain, token)
@@ -113,48 +123,66 @@ class Chain:
         C.llama_sampler_free(self._chain)
 
 
-def make(use: Sampling, vocab: Any, vocabulary: int, context: Tokens, prompt: Sequence[int]) -> Chain | None:
+def make(
+    use: Sampling,
+    vocab: Any,
+    vocabulary: int,
+    context: Tokens,
+    prompt: Sequence[int],
+    samplers: Sequence[str] = SAMPLERS,
+) -> Chain | None:
     """The chain for complete values; None: greedy, without any penalty that needs one."""
     assert use.temperature is not None
     is_greedy = use.temperature <= 0
-    parts = [] if (dry := _dry(use, vocab, context, prompt)) is None else [dry]
+    dry = _dry(use, vocab, context, prompt) if "dry" in samplers else None
+    parts = [] if dry is None else [dry]
     if not is_greedy:
-        parts += _draws(use, vocabulary)
+        parts += _draws(use, vocab, vocabulary, samplers)
     return Chain(parts, is_greedy) if parts else None
 
 
-def _draws(use: Sampling, vocabulary: int) -> list[Any]:
+def _draws(use: Sampling, vocab: Any, vocabulary: int, samplers: Sequence[str]) -> list[Any]:
     seed = int(use.seed or 0) & _SEED_BITS
-    heat = C.llama_sampler_init_temp_ext(use.temperature, use.dynatemp_range, use.dynatemp_exponent)
     match use.mirostat:
         case 1:
             args = seed, use.mirostat_tau, use.mirostat_eta, _MIROSTAT_CANDIDATES
-            return [heat, C.llama_sampler_init_mirostat(vocabulary, *args)]
+            return [_heat(use), C.llama_sampler_init_mirostat(vocabulary, *args)]
         case 2:
-            return [heat, C.llama_sampler_init_mirostat_v2(seed, use.mirostat_tau, use.mirostat_eta)]
+            return [_heat(use), C.llama_sampler_init_mirostat_v2(seed, use.mirostat_tau, use.mirostat_eta)]
         case _:
-            return [*_filters(use, seed), heat, C.llama_sampler_init_dist(seed)]
+            filters = [_filter(name, use, vocab, seed) for name in samplers]
+            return [*(part for part in filters if part is not None), C.llama_sampler_init_dist(seed)]
 
 
-def _filters(use: Sampling, seed: int) -> list[Any]:
+def _heat(use: Sampling) -> Any:
+    return C.llama_sampler_init_temp_ext(use.temperature, use.dynatemp_range, use.dynatemp_exponent)
+
+
+def _filter(name: str, use: Sampling, vocab: Any, seed: int) -> Any:
+    """None: its values switch it off, or it is a penalty, which comes before all filters."""
     assert use.top_k is not None
     assert use.top_n_sigma is not None
     assert use.xtc_probability is not None
     least = max(1, use.min_keep or 0)
-    parts = []
-    if use.top_n_sigma >= 0:
-        parts.append(C.llama_sampler_init_top_n_sigma(use.top_n_sigma))
-    if use.top_k > 0:
-        parts.append(C.llama_sampler_init_top_k(use.top_k))
-    if use.typical_p != 1:
-        parts.append(C.llama_sampler_init_typical(use.typical_p, least))
-    if use.top_p != 1:
-        parts.append(C.llama_sampler_init_top_p(use.top_p, least))
-    if use.min_p != 0:
-        parts.append(C.llama_sampler_init_min_p(use.min_p, least))
-    if use.xtc_probability > 0:
-        parts.append(C.llama_sampler_init_xtc(use.xtc_probability, use.xtc_threshold, least, seed))
-    return parts
+    match name:
+        case "top_n_sigma" if use.top_n_sigma >= 0:
+            return C.llama_sampler_init_top_n_sigma(use.top_n_sigma)
+        case "top_k" if use.top_k > 0:
+            return C.llama_sampler_init_top_k(use.top_k)
+        case "typ_p" if use.typical_p != 1:
+            return C.llama_sampler_init_typical(use.typical_p, least)
+        case "top_p" if use.top_p != 1:
+            return C.llama_sampler_init_top_p(use.top_p, least)
+        case "min_p" if use.min_p != 0:
+            return C.llama_sampler_init_min_p(use.min_p, least)
+        case "xtc" if use.xtc_probability > 0:
+            return C.llama_sampler_init_xtc(use.xtc_probability, use.xtc_threshold, least, seed)
+        case "temperature":
+            return _heat(use)
+        case "infill":
+            return C.llama_sampler_init_infill(vocab)
+        case _:
+            return None
 
 
 def _dry(use: Sampling, vocab: Any, context: Tokens, prompt: Sequence[int]) -> Any:

@@ -156,6 +156,8 @@ class _Renderer:
     def _names(self, prefill: Message | None) -> dict[str, Any]:
         request = self._request
         names: dict[str, Any] = {}
+        if not request.opens_turn and prefill is None:
+            names["add_generation_prompt"] = False
         thinks = request.thinking
         if prefill is not None and thinks is None and self._compiled.thinking is not None:
             thinks = bool(prefill.thinking)

@@ -51,7 +51,7 @@ class Clerk:
             case Detokenize(tokens=given):
                 known = vocabulary.checked(given, "tokens")
                 return Detokenized(b"".join(map(vocabulary.spelled, known)).decode("utf-8", "replace"))
-            case Describe():
+            case Describe(with_ends=with_ends):
                 marks = vocabulary.infill
                 return Described(
                     template=self._template or CHATML,
@@ -59,6 +59,7 @@ class Clerk:
                     eos=vocabulary.eos_text,
                     vocabulary=vocabulary.size,
                     can_infill=None not in (marks.prefix, marks.suffix, marks.middle),
+                    ends=vocabulary.ends if with_ends else (),
                 )
             case _:
                 assert_never(question)

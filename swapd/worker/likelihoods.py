@@ -9,6 +9,7 @@ from collections import deque
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from swapd.generation import Likelihood, TokenLogprob
 from swapd.worker.llama import Vocabulary
@@ -18,14 +19,19 @@ _LEAST: Final = -9999.0
 """Told for what could not be drawn at all: JSON has no infinities."""
 
 
-def likelihoods(logits: Logits, drawn: int, top: int, vocabulary: Vocabulary) -> TokenLogprob:
-    """Of one draw, from logits before any filter."""
+def likelihoods(
+    logits: Logits, drawn: int, top: int, vocabulary: Vocabulary, ids: npt.NDArray[np.int64] | None = None
+) -> TokenLogprob:
+    """Of one draw, from logits before any filter; or from those of the tokens `ids`, of which one was drawn."""
     best = float(logits.max())
     total = best + float(np.log(np.exp(logits - np.float32(best)).sum(dtype=np.float64)))
 
-    def tell(token: int) -> Likelihood:
-        return Likelihood(token, vocabulary.spelled(token), max(_LEAST, float(logits[token]) - total))
+    def tell(index: int) -> Likelihood:
+        token = index if ids is None else int(ids[index])
+        return Likelihood(token, vocabulary.spelled(token), max(_LEAST, float(logits[index]) - total))
 
+    if ids is not None:
+        drawn = int(np.flatnonzero(ids == drawn)[0])
     if top <= 0:
         return TokenLogprob(tell(drawn))
     top = min(top, len(logits))
@@ -34,7 +40,7 @@ def likelihoods(logits: Logits, drawn: int, top: int, vocabulary: Vocabulary) ->
     if len(near) < top:
         near = np.arange(len(logits))
     order = near[np.argsort(-logits[near], kind="stable")[:top]]
-    return TokenLogprob(tell(drawn), tuple(tell(int(token)) for token in order))
+    return TokenLogprob(tell(drawn), tuple(tell(int(index)) for index in order))
 
 
 class Untold:

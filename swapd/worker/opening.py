@@ -18,6 +18,7 @@ from swapd.worker.constraints import Constraints
 from swapd.worker.context import Context
 from swapd.worker.drafting import Lookup
 from swapd.worker.echoing import Echo
+from swapd.worker.lines import Lines
 from swapd.worker.llama import Model
 from swapd.worker.prompts import Prompt
 from swapd.worker.sampling import Sampler
@@ -65,6 +66,8 @@ class Opener:
         teller = Teller(request.id, parser, request.parallel_calls)
         answer = Answer(request, prompt, sampler, text, teller, limit, seat.cached, seat.restored, began)
         answer.echo, answer.budget = echo, self._budget(request, prompt)
+        if request.indent or request.line_limit is not None:
+            answer.lines = Lines(request.indent, request.line_limit)
         if caches:
             answer.follows = sharing.leader(slots, prompt.tokens, adapter, seat.cached, self._keeper)
         if self._proposes:

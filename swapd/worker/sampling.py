@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from swapd.errors import InvalidRequest
-from swapd.generation import MAX_TOP, GenerationRequest, TokenLogprob
+from swapd.generation import INFILL_SAMPLER, MAX_TOP, SAMPLERS, GenerationRequest, Likelihood, TokenLogprob
 from swapd.units import Tokens
 from swapd.worker import chain
 from swapd.worker.constraints import Constraint
@@ -39,12 +39,17 @@ class Sampler:
         if request.logprobs is not None and not 0 <= request.logprobs <= MAX_TOP:
             raise InvalidRequest(f"cannot tell {request.logprobs} alternatives: 0 to {MAX_TOP} are allowed", "logprobs")
         self._tells, self._vocabulary = request.logprobs, vocabulary
+        self._names_tokens, self._after_filters = request.tells_tokens, request.after_filters
+        samplers = SAMPLERS if request.samplers is None else request.samplers
+        unknown = next((name for name in samplers if name not in (*SAMPLERS, INFILL_SAMPLER)), None)
+        if unknown is not None:
+            raise InvalidRequest(f"cannot sample: there is no sampler {unknown[:40]!r}", "samplers")
         self.likelihood: TokenLogprob | None = None
         """Of the token drawn last; None where the request does not ask."""
         self._bias = _bias(request, vocabulary)
         self._constraint = constraint
-        self._penalties = Penalties.of(use, context, prompt)
-        self._chain = chain.make(use, vocabulary.pointer, vocabulary.size, context, prompt)
+        self._penalties = Penalties.of(use, context, prompt) if "penalties" in samplers else None
+        self._chain = chain.make(use, vocabulary.pointer, vocabulary.size, context, prompt, samplers)
 
     @property
     def is_over(self) -> bool:
@@ -56,7 +61,7 @@ class Sampler:
 
         `forced`: it is this one, unless the constraint forbids it.
         """
-        told = None if self._tells is None else logits.copy()
+        told = None if self._tells is None or self._after_filters else logits.copy()
         if self._bias is not None:
             logits[self._bias[0]] += self._bias[1]
         if self._penalties is not None:
@@ -76,6 +81,10 @@ class Sampler:
             self._penalties.remember(token)
         if told is not None:
             self.likelihood = likelihoods(told, token, self._tells or 0, self._vocabulary)
+        elif self._tells is not None:
+            self.likelihood = self._among_the_left(token, self._tells)
+        elif self._names_tokens:
+            self.likelihood = TokenLogprob(Likelihood(token, self._vocabulary.spelled(token), 0.0))
         return token
 
     def close(self) -> None:
@@ -83,6 +92,14 @@ class Sampler:
             self._chain.close()
         if self._constraint is not None:
             self._constraint.close()
+
+    def _among_the_left(self, token: int, top: int) -> TokenLogprob:
+        """Of what the filters left: all of it is 1."""
+        if self._chain is None or self._chain.is_greedy:
+            only = Likelihood(token, self._vocabulary.spelled(token), 0.0)
+            return TokenLogprob(only, (only,) if top else ())
+        ids, logits = self._chain.left()
+        return likelihoods(logits, token, top, self._vocabulary, ids)
 
     def _pick(self, logits: Logits) -> int | None:
         constraint, drawn = self._constraint, self._chain

@@ -10,8 +10,6 @@ from collections import deque
 from time import perf_counter
 from typing import Final
 
-import msgspec
-
 from swapd.generation import Ending, GenerationRequest, StopReason, Usage
 from swapd.units import Seconds, Tokens
 from swapd.wire import Failed, Finished, FromWorker, Piece, Pieces
@@ -118,6 +116,8 @@ class Slots:
             except Exception as error:  # one request's trouble is not the others'
                 frames.append(failed(request.id, error))
                 continue
+            if answer.follows is None:
+                pieces += answer.reading(answer.cached)
             if request.echo and answer.echo is None and prompt.text:
                 pieces.append(Piece(request.id, prompt.text, 0))
             slot.answer = answer
@@ -201,6 +201,7 @@ class Slots:
             part.slot.held += part.tokens
             if not part.has_logits:
                 self._keeper.evaluated(part.slot, len(part.answer.prompt.tokens))
+                pieces += part.answer.reading(len(part.slot.held))
                 continue
             try:
                 ending = self._settle(part, pieces)
@@ -235,6 +236,7 @@ class Slots:
         """Draw a slot's next token; the request's last frame, if it is the last."""
         if answer.answering is None:
             answer.answering = perf_counter()
+            pieces += answer.reading(len(answer.prompt.tokens))
             if answer.limit <= 0:
                 return self._end(slot, answer, StopReason.LENGTH)
         sampler, reading = answer.sampler, answer.prompt.reading
@@ -256,31 +258,21 @@ class Slots:
             text, tokens = answer.text.feed(piece)
             if sampler.likelihood is not None:
                 answer.untold.add(start, answer.text.decoded, sampler.likelihood)
-            self._say(answer, text, tokens, pieces)
+            pieces += answer.say(text, tokens)
             if answer.text.stop is not None or answer.teller.is_over or sampler.is_over:
                 reason = StopReason.STOP
-            elif answer.completion >= answer.limit:
+            elif answer.completion >= answer.limit or (answer.lines is not None and answer.lines.is_over):
                 reason = StopReason.LENGTH
         if reason is None:
             return None
         if answer.text.stop is None:
-            self._say(answer, *answer.text.finish(), pieces)
+            pieces += answer.say(*answer.text.finish())
         if answer.text.stop is not None:
             reason = StopReason.STOP
-        self._tell(answer, answer.teller.finish(is_cut=reason is StopReason.LENGTH), pieces)
+        pieces += answer.finish(is_cut=reason is StopReason.LENGTH)
         if reason is StopReason.STOP and answer.teller.is_calling:
             reason = StopReason.TOOL_CALLS
         return self._end(slot, answer, reason)
-
-    def _say(self, answer: Answer, text: str, tokens: Tokens, pieces: list[Piece]) -> None:
-        if tokens:
-            self._tell(answer, answer.teller.tell(text, tokens, answer.untold.take(answer.text.sent)), pieces)
-
-    def _tell(self, answer: Answer, told: list[Piece], pieces: list[Piece]) -> None:
-        if told and not answer.is_told:
-            answer.is_told = True
-            told[0] = msgspec.structs.replace(told[0], prompt=(len(answer.prompt.tokens), answer.cached))
-        pieces += told
 
     def _make_room(self, parts: list[Part]) -> FromWorker:
         """End the request that wanted most of a cache that should have had room: the others go on."""

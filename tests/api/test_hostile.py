@@ -127,8 +127,8 @@ def says_error(path: str, text: str) -> bool:
         return isinstance(said, str) and bool(said)
     if path.startswith("/v1/messages"):
         return set(said) == {"type", "message"} and json.loads(text)["type"] == "error"
-    if path.startswith("/v1/") and "rerank" not in path:
-        return set(said) == {"message", "type", "param", "code"}
+    if path.startswith(("/v1/", "/chat/", "/responses")) and "rerank" not in path:
+        return {"message", "type", "param", "code"} <= set(said) and not isinstance(said["code"], int)
     if path.startswith(("/swapd/", "/ui")) or path in ("/", "/health", "/openapi.json"):
         return {"code", "message"} <= set(said) and isinstance(said["code"], str)
     return {"code", "message", "type"} <= set(said) and said["code"] in range(400, 600)

@@ -233,12 +233,16 @@ async def test_errors_have_llama_server_s_shape(client: Client, gateway: Scripte
         ({"n_probs": 1000}, "n_probs"),
         ({"grammar": "x", "json_schema": {}}, "both"),
         ({"json_schema": "text"}, "JSON Schema"),
-        ({"samplers": ["temperature", "top_k"]}, "own order"),
+        ({"samplers": ["temperature", "nucleus"]}, "top_n_sigma"),
+        ({"samplers": ["top_k", "penalties"]}, "penalties come first"),
         ({"logit_bias": [[1]]}, "pair"),
         ({"logit_bias": [[1, True]]}, "pair"),
         ({"image_data": [1]}, "image_data"),
-        ({"lora": [{"id": 0, "scale": 1}]}, "lora"),
-        ({"post_sampling_probs": True}, "post_sampling_probs"),
+        ({"lora": [{"id": 0, "scale": 0.5}]}, "at a scale of 1"),
+        ({"lora": [{"id": 0, "scale": 1}]}, "has no adapter 0"),
+        ({"prompt": {"prompt_string": "Hi", "multimodal_data": ["AAAA"]}}, "multimodal_data"),
+        ({"n_cmpl": 100, "prompt": ["a", "b"]}, "n_cmpl"),
+        ({"t_max_predict_ms": -2}, "t_max_predict_ms"),
     ],
 )
 async def test_what_cannot_be_served_is_refused_by_name(
@@ -291,7 +295,7 @@ LLAMA_VIM = {
     "stop": [],
     "n_indent": 4,
     "top_k": 40,
-    "top_p": 0.90,
+    "top_p": 0.99,
     "stream": False,
     "samplers": ["top_k", "top_p", "infill"],
     "cache_prompt": True,
@@ -301,7 +305,11 @@ LLAMA_VIM = {
         "content",
         "timings/prompt_n",
         "timings/prompt_ms",
+        "timings/prompt_per_token_ms",
+        "timings/prompt_per_second",
         "timings/predicted_n",
+        "timings/predicted_ms",
+        "timings/predicted_per_token_ms",
         "timings/predicted_per_second",
         "truncated",
         "tokens_cached",
@@ -313,6 +321,78 @@ async def test_what_llama_vim_sends_is_answered_with_what_it_reads(client: Clien
     gateway.known["autocomplete"] = make_model("autocomplete")
     document = await post(client, "/infill", LLAMA_VIM)
     assert set(document) == set(LLAMA_VIM["response_fields"])  # type: ignore[call-overload]
+    wanted = gateway.asks[0].request
+    assert (wanted.prompt, wanted.suffix) == ("def add(\n    a, ", "\n    return a\n")
+    assert (wanted.samplers, wanted.indent, wanted.line_limit) == (("top_k", "top_p", "infill"), 4, 1.0)
+    assert (wanted.sampling.top_k, wanted.sampling.top_p) == (40, 0.99)
     warm = LLAMA_VIM | {"n_predict": 0, "prompt": "", "response_fields": [""], "t_max_predict_ms": 1}
     assert await post(client, "/infill", warm) == {}
     assert gateway.asks[1].request.max_tokens == 0
+
+
+LLAMA_VSCODE = {
+    "input_prefix": "def add(\n",
+    "input_suffix": "\n    return a\n",
+    "input_extra": [{"text": "x = 1\n", "time": 1_700_000_000_000, "filename": "b.py"}],
+    "prompt": "    a, ",
+    "n_predict": 128,
+    "top_k": 40,
+    "top_p": 0.99,
+    "stream": False,
+    "samplers": ["top_k", "top_p", "infill"],
+    "cache_prompt": True,
+    "n_indent": 4,
+    "t_max_prompt_ms": 500,
+    "t_max_predict_ms": 2500,
+}
+LLAMA_VSCODE_AHEAD = {
+    "input_prefix": "",
+    "input_suffix": "",
+    "input_extra": LLAMA_VSCODE["input_extra"],
+    "prompt": "",
+    "n_predict": 0,
+    "samplers": [],
+    "cache_prompt": True,
+    "t_max_prompt_ms": 500,
+    "t_max_predict_ms": 1,
+}
+LLAMA_VSCODE_EDIT = {
+    "messages": [{"role": "user", "content": "Hi"}],
+    "stream": False,
+    "cache_prompt": True,
+    "samplers": "edkypmxt",
+    "temperature": 0.8,
+    "dynatemp_range": 0,
+    "dynatemp_exponent": 1,
+    "top_k": 40,
+    "top_p": 0.95,
+    "min_p": 0.05,
+    "typical_p": 1,
+    "xtc_probability": 0,
+    "xtc_threshold": 0.1,
+    "repeat_last_n": 64,
+    "repeat_penalty": 1,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "dry_multiplier": 0,
+    "dry_base": 1.75,
+    "dry_allowed_length": 2,
+    "dry_penalty_last_n": -1,
+    "max_tokens": -1,
+    "timings_per_token": False,
+}
+
+
+async def test_what_llama_vscode_sends_is_answered_with_what_it_reads(client: Client, gateway: ScriptedGateway) -> None:
+    gateway.known["autocomplete"] = make_model("autocomplete")
+    document = await post(client, "/infill", LLAMA_VSCODE)
+    assert {"content", "generation_settings", "tokens_cached", "truncated", "timings"} <= set(document)
+    assert gateway.asks[0].request.files == (("b.py", "x = 1\n"),)
+    assert (gateway.asks[0].request.indent, gateway.asks[0].request.line_limit) == (4, 2.5)
+    await post(client, "/infill", LLAMA_VSCODE_AHEAD)
+    assert (gateway.asks[1].request.max_tokens, gateway.asks[1].request.samplers) == (0, ())
+    edited = await post(client, "/v1/chat/completions", LLAMA_VSCODE_EDIT | {"model": "tiny"})
+    assert edited["choices"][0]["message"]["content"] == "Hello"
+    assert gateway.asks[2].request.max_tokens is None
+    names = ("penalties", "dry", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
+    assert gateway.asks[2].request.samplers == names

@@ -50,9 +50,11 @@ async def test_a_chat_is_answered_whole(client: Client) -> None:
             "cache_n": 5,
             "prompt_n": 7,
             "prompt_ms": 70,
+            "prompt_per_token_ms": 10,
             "prompt_per_second": 100,
             "predicted_n": 2,
             "predicted_ms": 500,
+            "predicted_per_token_ms": 250,
             "predicted_per_second": 4,
         }
     )
@@ -361,10 +363,14 @@ async def test_echo_reaches_the_gateway(client: Client, gateway: ScriptedGateway
 async def test_models_are_listed_by_name_without_the_unusable(client: Client, gateway: ScriptedGateway) -> None:
     listed = await (await client.get("/v1/models")).json()
     assert listed["object"] == "list"
-    assert listed["data"] == [
+    own = [{key: model[key] for key in ("id", "object", "created", "owned_by")} for model in listed["data"]]
+    assert own == [
         {"id": "tiny", "object": "model", "created": 1_700_000_000, "owned_by": "swapd"},
         {"id": "org/big:7b", "object": "model", "created": 1_700_000_000, "owned_by": "swapd"},
     ]
+    assert [model["status"]["value"] for model in listed["data"]] == ["loaded", "unloaded"]
+    assert [model["aliases"] for model in listed["data"]] == [[], ["chat"]]
+    assert {(model["meta"]["n_ctx"], model["meta"]["n_ctx_train"]) for model in listed["data"]} == {(4096, 8192)}
     assert ("refresh",) in gateway.calls
 
 

@@ -77,7 +77,8 @@ schema = schemathesis.openapi.from_dict(document()).exclude(path="/swapd/events"
 def test_no_request_makes_it_stumble(case: schemathesis.Case[Any], url: str) -> None:
     """No 5xx but those that are meant, and every error in its dialect's shape."""
     response = case.call(base_url=url)
-    case.validate_response(response, checks=[not_a_server_error])
+    if response.status_code != 501:  # what llama-server can do and swapd does otherwise
+        case.validate_response(response, checks=[not_a_server_error])
     if response.status_code >= 400:
         assert says_error(case.path, response.text), response.text
         assert not LEAKS.search(response.text), response.text

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from swapd.generation import CallPart, Ending, GenerationRequest, Message, Role, Sampling, TokenLogprob
+from swapd.generation import CallPart, Ending, GenerationRequest, Message, Role, Sampling, TokenLogprob, Usage
 from swapd.wire import (
     Failed,
     Finished,
@@ -81,6 +81,8 @@ class Answer:
         self.pieces: list[str] = []
         self._calls: dict[int, tuple[str, str]] = {}
         self.logprobs: list[TokenLogprob] = []
+        self.read: list[int] = []
+        self.usages: list[Usage] = []
         self.last: Finished | Failed | None = None
 
     def call(self, part: CallPart) -> None:
@@ -145,6 +147,10 @@ class Child:
                 answer.tokens += piece.tokens
                 answer.pieces.append(piece.text)
                 answer.logprobs += piece.logprobs
+                if piece.read is not None:
+                    answer.read.append(piece.read)
+                if piece.usage is not None:
+                    answer.usages.append(piece.usage)
         elif isinstance(frame, (Finished, Failed)) and frame.request in self.answers:
             answer = self.answers[frame.request]
             assert answer.last is None, f"{frame} after the last frame"

@@ -119,3 +119,40 @@ def test_logarithms_come_with_the_text_that_they_are_of() -> None:
     assert untold.take(3) == (one(2), one(3))
     assert untold.take(4) == (one(4),)
     assert untold.take(9) == ()
+
+
+def test_likelihoods_after_the_filters_are_of_what_they_left(shared: Child) -> None:
+    few = replace(HOT, top_k=3)
+    answer = shared.generate(ask(COUNT, sampling=few, logprobs=10, after_filters=True, max_tokens=4))[0]
+    for one in answer.logprobs:
+        assert len(one.top) == 3
+        assert sum(math.exp(other.logprob) for other in one.top) == pytest.approx(1, abs=1e-4)
+        assert one.drawn in one.top
+    greedy = shared.generate(ask(COUNT, logprobs=2, after_filters=True, max_tokens=2))[0]
+    assert [one.top for one in greedy.logprobs] == [(one.drawn,) for one in greedy.logprobs]
+    assert {one.drawn.logprob for one in greedy.logprobs} == {0.0}
+
+
+def test_the_order_of_the_samplers_is_the_requests(shared: Child) -> None:
+    """Heat before a filter that looks at probabilities leaves more of them than after it."""
+    sampling = replace(HOT, temperature=8.0, min_p=0.2, top_k=0, top_p=1.0)
+
+    def left(*samplers: str) -> int:
+        wanted = ask(COUNT, sampling=sampling, samplers=samplers, logprobs=100, after_filters=True, max_tokens=1)
+        return len(shared.generate(wanted)[0].logprobs[0].top)
+
+    assert left("temperature", "min_p") > left("min_p", "temperature")
+    assert left("temperature") == 100
+    assert left("top_k", "min_p", "infill") <= left("top_k", "min_p")
+
+
+def test_a_sampler_that_there_is_not_is_refused(shared: Child) -> None:
+    answer = shared.generate(ask(COUNT, sampling=HOT, samplers=("top_z",)))[0]
+    assert "top_z" in answer.failure.message
+
+
+def test_token_numbers_are_told_without_their_likelihoods(shared: Child) -> None:
+    plain = shared.generate(ask(COUNT, max_tokens=4, logprobs=0))[0]
+    named = shared.generate(ask(COUNT, max_tokens=4, tells_tokens=True))[0]
+    assert [one.drawn.token for one in named.logprobs] == [one.drawn.token for one in plain.logprobs]
+    assert {one.drawn.logprob for one in named.logprobs} == {0.0}

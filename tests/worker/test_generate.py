@@ -265,3 +265,28 @@ def test_a_template_that_refuses_is_the_callers_error(spare: Child, smollm: Path
     assert failure.code == "invalid_request"
     assert "roles must alternate" in failure.message
     assert spare.generate(ask("Hello", name="b", max_tokens=2))[0].ending.usage.completion == 2
+
+
+def test_how_far_the_prompt_is_read_and_what_it_cost_is_told_where_wanted(shared: Child) -> None:
+    prompt = "Seven tall towers stood by the river. " * 110
+    answer = shared.generate(ask(prompt, max_tokens=3, tells_reading=True, tells_usage=True))[0]
+    usage = answer.ending.usage
+    assert len(answer.read) > 2
+    assert answer.read == sorted(set(answer.read))
+    assert (answer.read[0], answer.read[-1]) == (usage.cached, usage.prompt)
+    assert [told.completion for told in answer.usages if told.completion] == [1, 2, 3]
+    assert [told.prompt_s for told in answer.usages] == sorted(told.prompt_s for told in answer.usages)
+    silent = shared.generate(ask(prompt, name="b", max_tokens=3))[0]
+    assert (silent.read, silent.usages, silent.text) == ([], [], answer.text)
+
+
+def test_an_answer_ends_with_its_block(shared: Child) -> None:
+    prompt = "Once. Twice.\n    Once. Twice.\n    Once. Twice.\n    Once. Twice.\nOnce. Twice.\n    Once."
+    whole = shared.generate(ask(prompt, max_tokens=40))[0]
+    cut = shared.generate(ask(prompt, name="b", max_tokens=40, indent=5))[0]
+    assert "\n    " in whole.text
+    assert cut.text == whole.text[: whole.text.index("\n") + 1]
+    assert cut.ending.reason is StopReason.LENGTH
+    assert cut.tokens == cut.ending.usage.completion < whole.ending.usage.completion
+    soon = shared.generate(ask(prompt, name="c", max_tokens=40, line_limit=0.0))[0]
+    assert soon.text.count("\n") == 1
