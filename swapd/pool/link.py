@@ -56,7 +56,7 @@ class Link(asyncio.Protocol):
 
 
 class Stream:
-    """What has come of one answer and was not yet taken; chunks that one can say are one."""
+    """What has come of one answer and was not yet taken. A chunk stays one: programs count tokens by them."""
 
     __slots__ = ("_items", "_waiter")
 
@@ -65,11 +65,7 @@ class Stream:
         self._waiter: asyncio.Future[None] | None = None
 
     def put(self, item: Item) -> None:
-        items = self._items
-        if items and isinstance(item, Chunk) and isinstance(last := items[-1], Chunk) and last.joins(item):
-            items[-1] = last.then(item)
-        else:
-            items.append(item)
+        self._items.append(item)
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

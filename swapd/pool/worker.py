@@ -141,7 +141,7 @@ class Worker:
             self._sized = None
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk | Ending, None]:
-        """As `runtime.ports.Workers.generate`. What has piled up comes as one chunk."""
+        """As `runtime.ports.Workers.generate`."""
         if self.ended.done():
             raise self.ended.result()
         stream = self._streams[request.id] = Stream()
