@@ -42,6 +42,14 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """A picture, as the bytes of its file. It is where the text has its `marker`, which nobody else can know."""
+
+    marker: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """`content` is what is said; `thinking`, `calls`, `call_id` (of a tool's result) only where the role has them."""
 
@@ -52,6 +60,8 @@ class Message:
     call_id: str = ""
     name: str = ""
     """Of the tool whose result this is, or of the speaker."""
+    images: tuple[Image, ...] = ()
+    """In the order of their markers in `content`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +197,13 @@ class GenerationRequest:
     """Whose conversation this is, if the caller says."""
     caches: bool = True
     """What is already evaluated of the prompt may be used again."""
+    images: tuple[Image, ...] = ()
+    """Of `prompt`; those of messages are theirs."""
+
+    @property
+    def pictures(self) -> tuple[Image, ...]:
+        """All of them, the messages' too."""
+        return (*self.images, *(image for message in self.messages for image in message.images))
 
 
 class StopReason(StrEnum):

@@ -50,6 +50,8 @@ class Head(msgspec.Struct, frozen=True):
     checkpoint: Bytes = 0
     """Length of the checkpoint behind it, and the number of tokens it was made `at`."""
     at: Tokens = 0
+    stretches: tuple[tuple[Tokens, Tokens, int], ...] = ()
+    """Of the tokens those that are no text: from where on, how many, and how many positions they count."""
 
     @property
     def ids(self) -> array[int]:

@@ -43,6 +43,8 @@ class ModelEntry:
     """It is to make vectors, though it could write text."""
     draft: str = ""
     """Name of the model that drafts for it; "prompt": only its own text does; empty: none."""
+    projector: str = ""
+    """File with which it takes pictures; "none": it takes none; empty: the one beside it, if there is one."""
     sampling: Sampling = field(default=Sampling())
     max_tokens: Tokens | None = None
     stop: tuple[str, ...] = ()
@@ -55,7 +57,7 @@ class ModelEntry:
     presets: tuple[tuple[str, Preset], ...] = ()
 
     def over(self, said: ModelEntry) -> ModelEntry:
-        """This entry, and where it leaves them open, the context and the options of another."""
+        """This entry, and where it leaves them open, the context, the options and the projector of another."""
         return replace(
             self,
             context=self.context or said.context,
@@ -63,6 +65,7 @@ class ModelEntry:
             max_tokens=said.max_tokens if self.max_tokens is None else self.max_tokens,
             stop=self.stop or said.stop,
             system=self.system or said.system,
+            projector=self.projector or said.projector,
         )
 
     def with_preset(self, name: str) -> ModelEntry | None:
@@ -133,6 +136,11 @@ class Model:
     def vectors(self) -> Variant | None:
         """The variant that makes its vectors, or scores pairs; None where `variant` is None."""
         return self.variant if self.variant is not None and self.variant.pooling else self.embedder
+
+    @property
+    def sees(self) -> bool:
+        """It takes pictures."""
+        return self.variant is not None and self.variant.projector is not None
 
     @property
     def variants(self) -> tuple[Variant, ...]:

@@ -77,6 +77,10 @@ class Load(_Frame, frozen=True, tag=True):
     """Whether tokens are proposed and several tried in one step: from the text itself, and by the draft."""
     draft: str = ""
     """First file of the model that drafts, with the same context, slots and KV type; empty: none does."""
+    projector: str = ""
+    """File of what turns pictures into what the model reads; empty: it reads text alone."""
+    sees_whole: bool = False
+    """A picture's tokens are computed together: it may have no more than a micro-batch."""
 
 
 class Size(_Frame, frozen=True, tag=True):
@@ -98,6 +102,7 @@ class Size(_Frame, frozen=True, tag=True):
     pooling: str = ""
     speculates: bool = False
     draft: str = ""
+    projector: str = ""
 
 
 class Generate(_Frame, frozen=True, tag=True):

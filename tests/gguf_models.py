@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -207,5 +208,133 @@ def tiny_llama(target: Path, *, context: int = 1024) -> Path:
         "tokenizer.ggml.token_type": [2, 3, 3] + [6] * 256,
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
+    }
+    return write(target, keys, tensors)
+
+
+def tiny_projector(
+    target: Path, *, width: int = 576, kind: str = "mlp", side: int = 56, inner: int = 32, seed: int = 11
+) -> Path:
+    """A projector of random weights for a model of this width (SmolLM2's): a picture becomes 16 tokens.
+
+    `kind` "mlp" is LLaVA's; "gemma3" has its tokens see each other, 16 of them with a `side` of 224; "qwen2vl_merger"
+    counts positions in a plane, for a model that does.
+    """
+    patch, layers = 14, 2
+    chance = np.random.default_rng(seed)
+
+    def some(*shape: int, scale: float = 0.2) -> Array:
+        return (chance.standard_normal(shape) * scale).astype(np.float32)
+
+    def ones(*shape: int) -> Array:
+        return np.ones(shape, np.float32)
+
+    tensors: dict[str, Array] = {
+        "v.patch_embd.weight": some(inner, 3, patch, patch),
+        "v.position_embd.weight": some((side // patch) ** 2, inner),
+        "v.pre_ln.weight": ones(inner),
+        "v.pre_ln.bias": some(inner),
+        "v.post_ln.weight": ones(inner),
+        "v.post_ln.bias": some(inner),
+    }
+    for layer in range(layers):
+        block = f"v.blk.{layer}"
+        for name in ("attn_q", "attn_k", "attn_v", "attn_out"):
+            tensors[f"{block}.{name}.weight"], tensors[f"{block}.{name}.bias"] = some(inner, inner), some(inner)
+        tensors[f"{block}.ffn_up.weight"], tensors[f"{block}.ffn_up.bias"] = some(2 * inner, inner), some(2 * inner)
+        tensors[f"{block}.ffn_down.weight"], tensors[f"{block}.ffn_down.bias"] = some(inner, 2 * inner), some(inner)
+        for name in ("ln1", "ln2"):
+            tensors[f"{block}.{name}.weight"], tensors[f"{block}.{name}.bias"] = ones(inner), some(inner)
+    if kind == "gemma3":
+        tensors["mm.soft_emb_norm.weight"] = ones(inner)
+        tensors["mm.input_projection.weight"] = some(inner, width)
+    elif kind == "qwen2vl_merger":
+        tensors["v.patch_embd.weight.1"] = some(inner, 3, patch, patch)
+        tensors["mm.0.weight"], tensors["mm.0.bias"] = some(4 * inner, 4 * inner, scale=0.1), some(4 * inner)
+        tensors["mm.2.weight"], tensors["mm.2.bias"] = some(width, 4 * inner, scale=0.1), some(width, scale=0.1)
+    else:
+        tensors["mm.0.weight"], tensors["mm.0.bias"] = some(48, inner), some(48)
+        tensors["mm.2.weight"], tensors["mm.2.bias"] = some(width, 48, scale=0.1), some(width, scale=0.1)
+    keys: dict[str, Any] = {
+        "general.architecture": "clip",
+        "general.type": "mmproj",
+        "clip.has_vision_encoder": True,
+        "clip.projector_type": kind,
+        "clip.use_gelu": True,
+        "clip.vision.image_size": side,
+        "clip.vision.patch_size": patch,
+        "clip.vision.embedding_length": inner,
+        "clip.vision.feed_forward_length": 2 * inner,
+        "clip.vision.block_count": layers,
+        "clip.vision.projection_dim": width,
+        "clip.vision.attention.head_count": 4,
+        "clip.vision.attention.layer_norm_epsilon": 1e-5,
+        "clip.vision.image_mean": [0.5, 0.5, 0.5],
+        "clip.vision.image_std": [0.5, 0.5, 0.5],
+    }
+    return write(target, keys, tensors)
+
+
+def picture(colour: tuple[int, int, int], width: int = 40, height: int = 30) -> bytes:
+    """A PNG file of one colour with a white corner."""
+    line = bytes(colour) * width
+    first = b"\xff" * 3 * (width // 2) + line[: 3 * (width - width // 2)]
+    rows = b"".join(b"\0" + (first if row < height // 2 else line) for row in range(height))
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def tiny_qwen(target: Path, *, width: int = 64, context: int = 1024) -> Path:
+    """A Qwen2-VL of random weights, which counts the positions of a picture in a plane. Its vocabulary is bytes."""
+    layers, heads, feed = 2, 4, 128
+    chance = np.random.default_rng(5)
+
+    def some(*shape: int) -> Array:
+        return (chance.standard_normal(shape) * 0.2).astype(np.float32)
+
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]  # GPT-2's letters for bytes
+    rest = [byte for byte in range(256) if byte not in shown]
+    letters = {byte: chr(byte) for byte in shown} | {byte: chr(256 + index) for index, byte in enumerate(rest)}
+    marks = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
+    words = [*(letters[byte] for byte in range(256)), "th", *marks]
+    tensors: dict[str, Array] = {
+        "token_embd.weight": some(len(words), width),
+        "output_norm.weight": np.ones(width, np.float32),
+        "output.weight": some(len(words), width),
+    }
+    for layer in range(layers):
+        block = f"blk.{layer}"
+        for name in ("attn_norm", "ffn_norm"):
+            tensors[f"{block}.{name}.weight"] = np.ones(width, np.float32)
+        for name in ("attn_q", "attn_k", "attn_v"):
+            tensors[f"{block}.{name}.weight"], tensors[f"{block}.{name}.bias"] = some(width, width), some(width)
+        tensors[f"{block}.attn_output.weight"] = some(width, width)
+        tensors[f"{block}.ffn_gate.weight"], tensors[f"{block}.ffn_up.weight"] = some(feed, width), some(feed, width)
+        tensors[f"{block}.ffn_down.weight"] = some(width, feed)
+    keys: dict[str, Any] = {
+        "general.architecture": "qwen2vl",
+        "general.file_type": 0,
+        "qwen2vl.context_length": context,
+        "qwen2vl.embedding_length": width,
+        "qwen2vl.feed_forward_length": feed,
+        "qwen2vl.block_count": layers,
+        "qwen2vl.attention.head_count": heads,
+        "qwen2vl.attention.head_count_kv": heads,
+        "qwen2vl.attention.layer_norm_rms_epsilon": 1e-6,
+        "qwen2vl.rope.freq_base": 10000.0,
+        "qwen2vl.rope.dimension_sections": [2, 3, 3, 0],
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "qwen2",
+        "tokenizer.ggml.tokens": words,
+        "tokenizer.ggml.token_type": [1] * 257 + [3] * len(marks),
+        "tokenizer.ggml.merges": ["t h"],
+        "tokenizer.ggml.eos_token_id": words.index("<|im_end|>"),
+        "tokenizer.ggml.padding_token_id": words.index("<|im_end|>"),
+        "tokenizer.ggml.add_bos_token": False,
     }
     return write(target, keys, tensors)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from swapd.api.fields import MAX_MESSAGES
+from swapd.api.pictures import Album, from_base64
 from swapd.api.tools import as_json, as_list
 from swapd.generation import Message, Role, ToolCall
 
@@ -33,26 +34,27 @@ def read_turns(given: Any) -> tuple[Message, ...]:
     """The turns of `messages`, in order; results of tools are turns of their own."""
     read: list[Message] = []
     tools: dict[str, str] = {}
+    album = Album()
     messages = as_list(given, "messages", MAX_MESSAGES)
     if not messages:
         raise ValueError("at least one message is needed")
     for index, message in enumerate(messages):
         try:
-            for turn in _turns(message, tools):
+            for turn in _turns(message, tools, album):
                 tools.update((call.id, call.name) for call in turn.calls)
                 read.append(turn)
         except ValueError as error:
             raise ValueError(f"message {index}: {error}") from None
-    return tuple(read)
+    return album.placed(read)
 
 
-def _turns(message: Mapping[str, Any], tools: Mapping[str, str]) -> Iterator[Message]:
+def _turns(message: Mapping[str, Any], tools: Mapping[str, str], album: Album) -> Iterator[Message]:
     role, content = message.get("role"), message.get("content")
     if not isinstance(content, str):
         content = _blocks(content)
     match role:
         case "user":
-            yield from _user(content, tools)
+            yield from _user(content, tools, album)
         case "assistant":
             yield _assistant(content)
         case "system":
@@ -61,27 +63,27 @@ def _turns(message: Mapping[str, Any], tools: Mapping[str, str]) -> Iterator[Mes
             raise ValueError(f"the role {str(role)[:40]!r} is unknown; user, assistant and system are allowed")
 
 
-def _user(content: str | list[Mapping[str, Any]], tools: Mapping[str, str]) -> Iterator[Message]:
+def _user(content: str | list[Mapping[str, Any]], tools: Mapping[str, str], album: Album) -> Iterator[Message]:
     if isinstance(content, str):
         yield Message(Role.USER, content)
         return
     texts: list[str] = []
     for block in content:
         if block.get("type") == "tool_result":
-            yield _result(block, tools)
+            yield _result(block, tools, album)
         else:
-            texts.append(_text(block))
+            texts.append(_text(block, album))
     if texts or not content:
-        yield Message(Role.USER, _SEPARATOR.join(texts))
+        yield Message(Role.USER, album.joined(texts))
 
 
-def _result(block: Mapping[str, Any], tools: Mapping[str, str]) -> Message:
+def _result(block: Mapping[str, Any], tools: Mapping[str, str], album: Album) -> Message:
     call, content = block.get("tool_use_id"), block.get("content")
     if not isinstance(call, str):
         raise ValueError("a tool_result needs a string 'tool_use_id'")
     if content is None:
         content = ""
-    text = content if isinstance(content, str) else _SEPARATOR.join(map(_text, _blocks(content)))
+    text = content if isinstance(content, str) else album.joined([_text(each, album) for each in _blocks(content)])
     if block.get("is_error") and not text:
         text = "error"
     return Message(Role.TOOL, text, call_id=call, name=tools.get(call, ""))
@@ -115,10 +117,18 @@ def _blocks(given: Any) -> list[Mapping[str, Any]]:
     return as_list(given, "blocks", _MAX_BLOCKS)
 
 
-def _text(block: Mapping[str, Any]) -> str:
-    """What a block says, if it can be said as text."""
+def _text(block: Mapping[str, Any], album: Album | None = None) -> str:
+    """What a block says, if it can be said as text; of a picture, where there is an album for it, its marker."""
     kind = block.get("type")
     match kind, block.get("source"):
+        case "image", {"type": "base64", "data": data} if album is not None:
+            return album.add(from_base64(data))
+        case "image", {"type": "url"} if album is not None:
+            raise ValueError("images are not fetched: send the image itself, as a source of the type 'base64'")
+        case "image", _ if album is not None:
+            raise ValueError("an image needs a 'source' of the type 'base64', with its 'data'")
+        case "image", _:
+            raise ValueError("an image has its place in messages of the user and in results of tools, not here")
         case "text", _:
             return _string(block, "text")
         case "document", {"type": "text", "data": str(data)}:
@@ -130,12 +140,12 @@ def _text(block: Mapping[str, Any]) -> str:
             return _SEPARATOR.join([str(block.get("title", "")), *map(_text, _blocks(block.get("content")))])
         case "tool_reference", _:
             return _string(block, "tool_name")
-        case "image" | "document" | "file" | "container_upload", _:
-            raise ValueError(f"cannot read a block of the type {kind!r}: no model here has eyes for it; text is served")
+        case "document" | "file" | "container_upload", _:
+            raise ValueError(f"cannot read a block of the type {kind!r}: text and images are served")
         case _:
             raise ValueError(
                 f"blocks of the type {str(kind)[:40]!r} are not served here; "
-                "text, thinking, tool_use and tool_result are"
+                "text, image, thinking, tool_use and tool_result are"
             )
 
 

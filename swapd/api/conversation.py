@@ -25,7 +25,8 @@ def settled(turns: Iterable[Message]) -> tuple[Message, ...]:
     for turn in turns:
         if turn.role in _SYSTEM:
             begins = not result or result[-1].role is Role.SYSTEM
-            turn = Message(Role.SYSTEM, turn.content) if begins else Message(Role.USER, _marked(turn.content))
+            role, text = (Role.SYSTEM, turn.content) if begins else (Role.USER, _marked(turn.content))
+            turn = Message(role, text, images=turn.images)
         last = result[-1] if result else None
         if last is not None and last.role is turn.role and turn.role in _MERGED:
             result[-1] = _joined(last, turn)
@@ -45,4 +46,5 @@ def _joined(first: Message, second: Message) -> Message:
         content=separator.join(filter(None, (first.content, second.content))),
         thinking="\n".join(filter(None, (first.thinking, second.thinking))),
         calls=first.calls + second.calls,
+        images=first.images + second.images,
     )

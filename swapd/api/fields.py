@@ -59,28 +59,6 @@ def _stops(given: Any) -> Any:
     return [stop for stop in given if stop]
 
 
-def said(given: Any) -> str | None:
-    """The text of a string or of a list of text parts. Raises ValueError."""
-    if given is None or isinstance(given, str):
-        return given
-    if not isinstance(given, list):
-        raise ValueError("a string or a list of text parts is expected")
-    texts: list[str] = []
-    for part in given:
-        if not isinstance(part, dict):
-            raise ValueError('each part should be an object like {"type": "text", "text": "…"}')
-        kind = part.get("type")
-        if kind in ("image_url", "input_image", "image"):
-            raise ValueError("the model reads no images: only parts of the type 'text' are served")
-        if kind not in ("text", "refusal"):
-            raise ValueError(f"parts of the type {str(kind)[:40]!r} are not served; only those of the type 'text' are")
-        text = part.get(kind)
-        if not isinstance(text, str):
-            raise ValueError(f"a part of the type {kind!r} needs a string {kind!r}")
-        texts.append(text)
-    return "\n".join(texts)
-
-
 def _absent(given: Any) -> Any:
     if given:
         raise ValueError("this release of swapd does not serve it")
@@ -102,7 +80,6 @@ KeepAlive = Annotated[Seconds | None, BeforeValidator(_keep_alive, json_schema_i
 Size = Annotated[Bytes, BeforeValidator(_size, json_schema_input_type=int | str)]
 """Bytes, as a number or in words."""
 Stops = Annotated[list[str], BeforeValidator(_stops, json_schema_input_type=str | list[str] | None)]
-Text = Annotated[str | None, BeforeValidator(said)]
 Absent = Annotated[None, BeforeValidator(_absent)]
 """Something that would change the answer and is not served: only its empty values pass."""
 

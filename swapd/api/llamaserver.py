@@ -16,6 +16,7 @@ from swapd.api.bodies import parse, read_object
 from swapd.api.calls import GATEWAY, generation_ids, json_answer, priority, session
 from swapd.api.chosen import check_infill, model_for
 from swapd.api.llamaserver_bodies import (
+    MEDIA_MARKER,
     CompletionBody,
     DetokenizeBody,
     Generated,
@@ -57,12 +58,12 @@ async def complete(request: web.Request) -> web.StreamResponse:
     gateway, body = request.app[GATEWAY], read_completion(await read_object(request))
     name = await model_for(gateway, body.model, _COMPLETION)
     adapted = await _adapted(gateway, name, body)
-    prompts = [await _prompt(gateway, name, parts) for parts in body.prompt]
+    prompts = [await _prompt(gateway, name, prompt.parts) for prompt in body.prompt]
     bias = await _bias(gateway, name, body)
     ids = generation_ids(request, len(prompts) * body.choices)
     asks = [
-        _ask(request, adapted, body, GenerationRequest(ids.pop(0), prompt=prompt), bias, index)
-        for prompt in prompts
+        _ask(request, adapted, body, GenerationRequest(ids.pop(0), prompt=prompt, images=given.images), bias, index)
+        for prompt, given in zip(prompts, body.prompt, strict=True)
         for index in range(body.choices)
     ]
     voice = CompletionVoice(name, body, [ask.request for ask in asks], await _ends(gateway, name, body))
@@ -130,7 +131,8 @@ async def props(request: web.Request) -> web.Response:
             "total_slots": model.variant.slots,
             "model_alias": model.name,
             "model_path": model.path,
-            "modalities": {"vision": False, "audio": False},
+            "modalities": {"vision": model.sees, "audio": False},
+            "media_marker": MEDIA_MARKER,
             "endpoint_slots": True,
             "endpoint_props": False,
             "endpoint_metrics": True,
@@ -209,6 +211,7 @@ def _ask(
         request=GenerationRequest(
             id=wanted.id,
             prompt=wanted.prompt,
+            images=wanted.images,
             suffix=wanted.suffix,
             files=wanted.files,
             sampling=seeded(body.sampling, index),

@@ -7,16 +7,19 @@ Used by `llamaserver.py`; knows no answer. Ignored, because nothing that is told
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import msgspec
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, SkipValidation, model_validator
 
 from swapd.api.bodies import is_among, is_empty, parse, refuse
 from swapd.api.constrained import Samplers
 from swapd.api.fields import Body, KeepAlive, Limit, Sampled, Stops, Whole
 from swapd.api.openai_messages import Conversation
+from swapd.api.pictures import Album, check_number, from_base64
 from swapd.errors import InvalidRequest
+from swapd.generation import Image
 from swapd.units import Seconds, Tokens
 
 MAX_PROMPTS: Final = 128
@@ -27,8 +30,6 @@ MAX_FILES: Final = 256
 _MAX_FIELDS: Final = 64
 _MAX_BIASES: Final = 1024
 _MAX_ADAPTERS: Final = 64
-_PROMPT: Final = "prompt_string"
-"""A prompt may be an object with this text in it, and with media beside it where the model reads them."""
 
 UNSERVED: Final[Mapping[str, Callable[[Any], bool]]] = {
     "image_data": is_empty,
@@ -47,32 +48,59 @@ Biases = list[tuple[str | int, float]]
 """(token or text, what is added); minus infinity bans it."""
 
 
+MEDIA_MARKER: Final = "<__media__>"
+"""Where the pictures of a `prompt_string` go, in their order."""
+_EXPECTED: Final = (
+    "a string, a list of strings and token numbers, an object of 'prompt_string' and 'multimodal_data', "
+    "or a list of these is expected"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    parts: list[Part]
+    images: tuple[Image, ...] = ()
+    """Whose markers are in the text, which then is the only part."""
+
+
 def _prompts(given: Any) -> Any:
-    """One prompt or several; each is a text, or texts and token numbers mixed."""
-    given = _text_of(given)
-    if isinstance(given, str):
-        return [[given]]
+    """One prompt or several; each is a text, texts and token numbers mixed, or a text with pictures."""
+    if isinstance(given, (str, dict)):
+        return [_prompt(given)]
     if not isinstance(given, list) or not given:
-        raise ValueError("a string, a list of strings and token numbers, or a list of these is expected")
+        raise ValueError(_EXPECTED)
     if all(_is_part(part) for part in given) and any(isinstance(part, int) for part in given):
-        return [given]
+        return [Prompt(given)]
     if len(given) > MAX_PROMPTS:
         raise ValueError(f"at most {MAX_PROMPTS} prompts are allowed")
-    texts = map(_text_of, given)
-    prompts = [[prompt] if isinstance(prompt, str) else prompt for prompt in texts]
-    for prompt in prompts:
-        if not isinstance(prompt, list) or not prompt or not all(map(_is_part, prompt)):
-            raise ValueError("a string, a list of strings and token numbers, or a list of these is expected")
+    prompts = [_prompt(prompt) for prompt in given]
+    check_number(prompt.images for prompt in prompts)
     return prompts
 
 
-def _text_of(given: Any) -> Any:
-    """Of an object, its text; anything else as it is. Raises ValueError."""
-    if not isinstance(given, dict) or not isinstance(given.get(_PROMPT), str):
-        return given
-    if given.get("multimodal_data"):
-        raise ValueError("the model reads no images or sounds: 'multimodal_data' is not served")
-    return given[_PROMPT]
+def _prompt(given: Any) -> Prompt:
+    match given:
+        case str():
+            return Prompt([given])
+        case [_, *_] if all(map(_is_part, given)):
+            return Prompt(given)
+        case {"prompt_string": str(text)}:
+            return _with_pictures(text, given.get("multimodal_data") or [])
+        case _:
+            raise ValueError(_EXPECTED)
+
+
+def _with_pictures(text: str, data: Any) -> Prompt:
+    if not isinstance(data, list):
+        raise ValueError("'multimodal_data' should be a list of images in base64")
+    first, *rest = text.split(MEDIA_MARKER)
+    if len(rest) != len(data):
+        raise ValueError(
+            f"'prompt_string' has {len(rest)} of the markers {MEDIA_MARKER}, and 'multimodal_data' {len(data)} images"
+        )
+    album = Album()
+    told = [album.add(from_base64(each)) + after for each, after in zip(data, rest, strict=True)]
+    return Prompt([first + "".join(told)], album.images)
 
 
 def _is_part(given: Any) -> bool:
@@ -177,8 +205,11 @@ class Generated(Sampled):
 
 class CompletionBody(Generated):
     prompt: Annotated[
-        list[list[Part]],
-        BeforeValidator(_prompts, json_schema_input_type=str | list[Part] | list[list[Part]] | dict[str, str]),
+        list[Annotated[Prompt, SkipValidation]],
+        BeforeValidator(
+            _prompts,
+            json_schema_input_type=str | dict[str, Any] | list[Part] | list[list[Part] | dict[str, Any]],
+        ),
     ]
     n_cmpl: Annotated[Whole, Field(ge=1, le=MAX_ANSWERS)] | None = None
     n: Annotated[Whole, Field(ge=1, le=MAX_ANSWERS)] | None = None

@@ -54,6 +54,7 @@ def _for_openai(model: Model, name: str, states: Mapping[str, str]) -> dict[str,
     """OpenAI's fields, and those that llama-server has besides."""
     assert model.variant is not None
     shape = model.variant.shape
+    inputs = ["text", *(["image"] if model.sees else [])]
     return {
         "id": name,
         "object": "model",
@@ -61,6 +62,7 @@ def _for_openai(model: Model, name: str, states: Mapping[str, str]) -> dict[str,
         "owned_by": "swapd",
         "aliases": list(model.entry.aliases) if name == model.name else [],
         "status": {"value": states.get(model.name, "unloaded")},
+        "architecture": {"input_modalities": inputs, "output_modalities": ["text"]},
         "meta": {
             "n_vocab": shape.vocabulary,
             "n_ctx": model.variant.context,

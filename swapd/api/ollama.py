@@ -98,8 +98,9 @@ async def generate(request: web.Request) -> web.StreamResponse:
     voice = GenerateVoice(body.model)
     if not body.prompt and not body.suffix:
         return await _load(request, body, voice)
-    ask = _ask(request, body, messages=body.messages, prompt=(body.prompt or "") if body.is_verbatim else "")
-    wanted = replace(ask.request, suffix=body.suffix or None, template=body.template or "")
+    ask = _ask(request, body, messages=body.messages, prompt=body.shown if body.is_verbatim else "")
+    images = body.images.images if body.is_verbatim else ()
+    wanted = replace(ask.request, images=images, suffix=body.suffix or None, template=body.template or "")
     if body.is_verbatim:
         return await give(request, [replace(ask, request=wanted)], voice, streamed=body.is_streamed)
     memory = Memory(request.app[GATEWAY].questions, body.model)

@@ -14,8 +14,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from swapd.api.bodies import parse
 from swapd.api.constrained import Alternatives, JsonOrSchema
 from swapd.api.fields import MAX_MESSAGES, Body, KeepAlive, Sampled, Stops, Whole
-from swapd.api.ollama_messages import ChatMessage, Images, turns
+from swapd.api.ollama_messages import NO_IMAGES, ChatMessage, Images, turns
 from swapd.api.openai_messages import read_tools
+from swapd.api.pictures import check_number
 from swapd.errors import InvalidRequest
 from swapd.generation import Message, Role, Tool
 from swapd.units import Tokens
@@ -114,7 +115,7 @@ class GenerateBody(_Generation):
     template: Annotated[str | None, BeforeValidator(_template)] = None
     context: Context = Field(default_factory=list)
     raw: bool | None = None
-    images: Images = None
+    images: Images = NO_IMAGES
 
     @model_validator(mode="after")
     def _goes_together(self) -> GenerateBody:
@@ -122,6 +123,10 @@ class GenerateBody(_Generation):
             if getattr(self, name):
                 mode = "in raw mode" if self.raw else "with a suffix"
                 raise ValueError(f"{name!r} has no place {mode}: the prompt is read as it is")
+        if self.images.images and self.suffix:
+            raise ValueError("'images' have no place with a suffix")
+        if self.images.images and self.context:
+            raise ValueError("'images' have no place with 'context', which is tokens; /api/chat takes both")
         return self
 
     @property
@@ -135,12 +140,22 @@ class GenerateBody(_Generation):
         if self.is_verbatim:
             return ()
         system = (Message(Role.SYSTEM, self.system),) if self.system else ()
-        return (*system, Message(Role.USER, self.prompt or ""))
+        return (*system, Message(Role.USER, self.shown, images=self.images.images))
+
+    @property
+    def shown(self) -> str:
+        """The prompt, with markers of its pictures before it."""
+        return f"{self.images.text}{self.prompt or ''}"
 
 
 class ChatBody(_Generation):
     messages: Annotated[list[ChatMessage], Field(max_length=MAX_MESSAGES)] | None = None
     tools: Annotated[Any, BeforeValidator(read_tools)] = ()
+
+    @model_validator(mode="after")
+    def _has_few_pictures(self) -> ChatBody:
+        check_number(message.images.images for message in self.messages or ())
+        return self
 
     @property
     def turns(self) -> tuple[Message, ...]:

@@ -32,7 +32,8 @@ class Memory:
         try:
             prompt = request.prompt
             if isinstance(prompt, str):
-                prompt = (await self._questions.render(self._model, request)).tokens
+                tokens = (await self._questions.render(self._model, request)).tokens
+                prompt = tuple(token for token in tokens if token >= 0)  # what stands for a picture is no token
             return (*prompt, *(await self._questions.tokenize(self._model, (answer,), parse_special=False)).tokens)
         except SwapdError:
             return ()

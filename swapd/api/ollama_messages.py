@@ -12,16 +12,21 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, Field
 
 from swapd.api.fields import Body
+from swapd.api.pictures import Album, Said, from_base64
 from swapd.api.tools import as_json
 from swapd.generation import CallPart, Message, Role, ToolCall
 
 _MAX_CALLS: Final = 1024
 
 
-def _unseen(given: Any) -> Any:
-    if given:
-        raise ValueError("no model here sees images: none is served with a projector")
-    return None
+def _pictures(given: Any) -> Said:
+    """A list of files in base64, as markers one after the other."""
+    if given is None:
+        return Said("")
+    if not isinstance(given, list):
+        raise ValueError("a list of images in base64 is expected")
+    album = Album()
+    return Said("".join([album.add(from_base64(data)) for data in given]), album.images)
 
 
 def _object(given: Any) -> Any:
@@ -34,7 +39,9 @@ def _object(given: Any) -> Any:
     return given
 
 
-Images = Annotated[None, BeforeValidator(_unseen)]
+Images = Annotated[Any, BeforeValidator(_pictures, json_schema_input_type=list[str] | None)]
+"""As `Said`: the pictures come before what the message says, as with Ollama."""
+NO_IMAGES: Final = Said("")
 
 
 class Called(Body):
@@ -50,7 +57,7 @@ class MadeCall(Body):
 class ChatMessage(Body):
     role: Literal["system", "user", "assistant", "tool"]
     content: str | None = None
-    images: Images = None
+    images: Images = NO_IMAGES
     thinking: str | None = None
     tool_calls: Annotated[list[MadeCall], Field(max_length=_MAX_CALLS)] | None = None
     tool_name: str | None = None
@@ -64,12 +71,19 @@ def turns(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
     waiting: list[ToolCall] = []
     count = 0
     for message in messages:
-        content = message.content or ""
+        shown: Said = message.images
+        content = shown.text + (message.content or "")
         if message.role == "tool":
             call = _answered(message, waiting)
             name = message.tool_name or message.name or (call.name if call else "")
             read.append(
-                Message(Role.TOOL, content, call_id=message.tool_call_id or (call.id if call else ""), name=name)
+                Message(
+                    Role.TOOL,
+                    content,
+                    call_id=message.tool_call_id or (call.id if call else ""),
+                    name=name,
+                    images=shown.images,
+                )
             )
             continue
         calls: list[ToolCall] = []
@@ -79,7 +93,7 @@ def turns(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
             calls.append(ToolCall(made.id or f"call_{count}", made.function.name, arguments))
         if calls:
             waiting = list(calls)
-        read.append(Message(Role(message.role), content, message.thinking or "", tuple(calls)))
+        read.append(Message(Role(message.role), content, message.thinking or "", tuple(calls), images=shown.images))
     return tuple(read)
 
 

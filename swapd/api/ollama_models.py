@@ -75,6 +75,7 @@ def _capabilities(model: Model, described: Described) -> list[str]:
     known = {
         "completion": True,
         "tools": True,
+        "vision": model.sees,
         "insert": described.can_infill,
         "thinking": re.search(r"enable_thinking|<think>|reasoning_content|\bthinking\b", described.template),
     }
@@ -115,6 +116,8 @@ def _information(model: Model, described: Described) -> dict[str, object]:
         "general.parameter_count": model.parameters,
     }
     if model.variant is not None:
+        if model.variant.projector is not None:
+            information["general.projector"] = model.variant.projector.path
         shape = model.variant.shape
         information["general.architecture"] = shape.architecture
         information[f"{shape.architecture}.context_length"] = shape.trained_context

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from swapd.api.fields import MAX_MESSAGES, Absent, Body, Text, Whole
+from swapd.api.fields import MAX_MESSAGES, Absent, Body, Whole
+from swapd.api.pictures import Album, Said, check_number, from_url
 from swapd.api.tools import MAX_TOOLS, as_json, as_list, function, offered
 from swapd.errors import InvalidRequest
 from swapd.generation import GenerationRequest, Message, Role, Tool, ToolCall, ToolChoice
@@ -35,6 +36,39 @@ def _arguments(given: Any) -> Any:
     return as_json(given) if isinstance(given, dict) else given
 
 
+def _said(given: Any) -> Said | None:
+    """Of a string or of a list of parts. Raises ValueError."""
+    if given is None or isinstance(given, str):
+        return None if given is None else Said(given)
+    if not isinstance(given, list):
+        raise ValueError("a string or a list of parts is expected")
+    album = Album()
+    return Said(album.joined([_part(part, album) for part in given]), album.images)
+
+
+def _part(part: Any, album: Album) -> str:
+    if not isinstance(part, dict):
+        raise ValueError('each part should be an object like {"type": "text", "text": "…"}')
+    kind = part.get("type")
+    match kind:
+        case "image_url" | "input_image" | "image":
+            return album.add(_picture(part.get("image_url", part.get("url"))))
+        case "text" | "refusal" if isinstance(part.get(kind), str):
+            return str(part[kind])
+        case "text" | "refusal":
+            raise ValueError(f"a part of the type {kind!r} needs a string {kind!r}")
+        case _:
+            raise ValueError(
+                f"parts of the type {str(kind)[:40]!r} are not served; only those of the types 'text' and "
+                "'image_url' are"
+            )
+
+
+def _picture(given: Any) -> bytes:
+    """`image_url` as OpenAI has it, an object with a `url`, or the URL alone."""
+    return from_url(given.get("url") if isinstance(given, dict) else given)
+
+
 class Called(Body):
     name: Annotated[str, Field(min_length=1)]
     arguments: Annotated[str | None, BeforeValidator(_arguments)] = None
@@ -53,7 +87,7 @@ class ChatMessage(Body):
     """`function` and `function_call` are what results and calls were before there were tools."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Text = None
+    content: Annotated[Any, BeforeValidator(_said, json_schema_input_type=str | list[dict[str, Any]] | None)] = None
     name: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
@@ -81,20 +115,22 @@ def turns(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
     read: list[Message] = []
     names: dict[str, str] = {}
     for message in messages:
-        content, name = message.content or "", message.name or ""
+        said: Said = message.content or Said("")
+        content, images, name = said.text, said.images, message.name or ""
         match message.role:
             case "assistant":
                 calls = message.calls
                 names.update((call.id, call.name) for call in calls)
                 thinking = message.reasoning_content or message.reasoning or ""
-                read.append(Message(Role.ASSISTANT, content, thinking, calls, name=name))
+                read.append(Message(Role.ASSISTANT, content, thinking, calls, name=name, images=images))
             case "tool":
                 call_id = message.tool_call_id or ""
-                read.append(Message(Role.TOOL, content, call_id=call_id, name=names.get(call_id, name)))
+                name = names.get(call_id, name)
+                read.append(Message(Role.TOOL, content, call_id=call_id, name=name, images=images))
             case "function":
-                read.append(Message(Role.TOOL, content, call_id=_id_of(name), name=name))
+                read.append(Message(Role.TOOL, content, call_id=_id_of(name), name=name, images=images))
             case role:
-                read.append(Message(Role(role), content, name=name))
+                read.append(Message(Role(role), content, name=name, images=images))
     return tuple(read)
 
 
@@ -169,6 +205,11 @@ class Conversation(Body):
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
+
+    @model_validator(mode="after")
+    def _has_few_pictures(self) -> Conversation:
+        check_number(turn.content.images for turn in self.messages if turn.content is not None)
+        return self
 
     @property
     def choice(self) -> Choice:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from swapd.api.fields import MAX_MESSAGES
+from swapd.api.pictures import Album, from_url
 from swapd.api.tools import MAX_TOOLS, as_json, as_list, function, offered
 from swapd.generation import Message, Role, Tool, ToolCall
 
@@ -80,25 +81,26 @@ def read_input(given: Any) -> tuple[Message, ...]:
         return (Message(Role.USER, given),)
     read: list[Message] = []
     names: dict[str, str] = {}
+    album = Album()
     for index, item in enumerate(as_list(given, "items", MAX_MESSAGES)):
         try:
-            turn = _turn(item, names)
+            turn = _turn(item, names, album)
         except ValueError as error:
             raise ValueError(f"item {index}: {error}") from None
         names.update((call.id, call.name) for call in turn.calls)
         read.append(turn)
     if not read:
         raise ValueError("at least one item is needed")
-    return tuple(read)
+    return album.placed(read)
 
 
-def _turn(item: Mapping[str, Any], names: Mapping[str, str]) -> Message:
+def _turn(item: Mapping[str, Any], names: Mapping[str, str], album: Album) -> Message:
     kind = item.get("type") or "message"
     match kind:
         case "message":
-            return _message(item)
+            return _message(item, album)
         case "reasoning":
-            return Message(Role.ASSISTANT, "", thinking=_text(item.get("content") or item.get("summary") or ""))
+            return Message(Role.ASSISTANT, "", thinking=_text(item.get("content") or item.get("summary") or "", None))
         case "function_call" | "custom_tool_call":
             told = Caller(_string(item, "name"), item.get("namespace") or "").told
             free = kind == "custom_tool_call"
@@ -106,7 +108,7 @@ def _turn(item: Mapping[str, Any], names: Mapping[str, str]) -> Message:
             return Message(Role.ASSISTANT, "", calls=(ToolCall(_string(item, "call_id"), told, arguments),))
         case "function_call_output" | "custom_tool_call_output":
             call, output = _string(item, "call_id"), item.get("output")
-            return Message(Role.TOOL, _text(output), call_id=call, name=names.get(call, ""))
+            return Message(Role.TOOL, _text(output, album), call_id=call, name=names.get(call, ""))
         case "item_reference":
             raise ValueError("items are not kept here, so there is nothing to refer to: send the item itself")
         case _:
@@ -116,11 +118,11 @@ def _turn(item: Mapping[str, Any], names: Mapping[str, str]) -> Message:
             )
 
 
-def _message(item: Mapping[str, Any]) -> Message:
+def _message(item: Mapping[str, Any], album: Album) -> Message:
     given = str(item.get("role"))
     if given not in _ROLES:
         raise ValueError(f"the role {given[:40]!r} is unknown; user, assistant, system and developer are allowed")
-    return Message(Role(given), _text(item.get("content")))
+    return Message(Role(given), _text(item.get("content"), album))
 
 
 def _arguments(item: Mapping[str, Any]) -> str:
@@ -132,23 +134,31 @@ def _arguments(item: Mapping[str, Any]) -> str:
     return text or "{}"
 
 
-def _text(given: Any) -> str:
+def _text(given: Any, album: Album | None) -> str:
+    """Without an album there is no place for pictures."""
     if isinstance(given, str):
         return given
     if not isinstance(given, list):
         raise ValueError("a string or a list of parts is expected")
-    return "\n".join(map(_part, as_list(given, "parts", MAX_MESSAGES)))
+    parts = as_list(given, "parts", MAX_MESSAGES)
+    return (album or Album()).joined([_part(part, album) for part in parts])
 
 
-def _part(part: Mapping[str, Any]) -> str:
+def _part(part: Mapping[str, Any], album: Album | None) -> str:
     kind = part.get("type")
+    if kind == "input_image" and album is not None:
+        if part.get("file_id"):
+            raise ValueError("cannot read an input_image by 'file_id': no files are kept here; send 'image_url'")
+        return album.add(from_url(part.get("image_url")))
     if kind in _TEXTS:
         return _string(part, "text")
     if kind == "refusal":
         return _string(part, "refusal")
     if kind in ("input_image", "input_file", "input_audio", "computer_screenshot"):
-        raise ValueError(f"cannot read a part of the type {kind!r}: no model here has eyes or ears for it")
-    raise ValueError(f"parts of the type {str(kind)[:40]!r} are not served here; input_text and output_text are")
+        raise ValueError(f"cannot read a part of the type {kind!r}: no model here has ears or hands for it")
+    raise ValueError(
+        f"parts of the type {str(kind)[:40]!r} are not served here; input_text, input_image and output_text are"
+    )
 
 
 def _string(item: Mapping[str, Any], name: str) -> str:

@@ -150,6 +150,7 @@ def _entry(model: Model) -> ModelEntry:
         kv_type=model.kv_type,
         embedding=model.embedding,
         draft=model.draft,
+        projector=model.projector,
         sampling=_sampling(model.options),
         max_tokens=_limit(model.options),
         stop=model.options.stop,

@@ -26,6 +26,7 @@ from swapd.config.values import (
     Origin,
     Penalty,
     PresetName,
+    ProjectorFile,
     Share,
     Size,
     SizeOrAuto,
@@ -156,6 +157,7 @@ class Model(Table):
     kv_type: Literal["f16", "q8_0", "q4_0"] = "f16"
     embedding: bool = False
     draft: Literal[""] | Name = ""
+    projector: ProjectorFile = ""
     system: str = ""
     template: TextFile = ""
     lora: dict[Name, FilePath] = {}

@@ -156,6 +156,11 @@ def _path(given: object, info: ValidationInfo) -> Path:
     return Path(os.path.normpath(context.folder / expanded))
 
 
+def _projector(given: object, info: ValidationInfo) -> str:
+    """Absolute, or one of the two words that are no file."""
+    return given if given in ("", "none") and isinstance(given, str) else str(_path(given, info))
+
+
 def _keys_in_file(given: object, info: ValidationInfo) -> tuple[str, ...]:
     path = _path(given, info)
     try:
@@ -212,6 +217,7 @@ SizeOrAuto: TypeAlias = Annotated[int | None, PlainValidator(_size_or_auto)]
 Duration: TypeAlias = Annotated[float, PlainValidator(_duration)]
 FiniteDuration: TypeAlias = Annotated[float, PlainValidator(_finite_duration)]
 FilePath: TypeAlias = Annotated[Path, PlainValidator(_path)]
+ProjectorFile: TypeAlias = Annotated[str, PlainValidator(_projector)]
 Name: TypeAlias = Annotated[str, PlainValidator(_name)]
 PresetName: TypeAlias = Annotated[str, PlainValidator(_preset_name)]
 TextFile: TypeAlias = Annotated[str, PlainValidator(_text_in_file)]

@@ -87,6 +87,8 @@ def weights_and_cache(variant: Variant, placement: Placement) -> Footprint:
         size -= sum(shape.expert_weights[layer] for layer in experts if run.start <= layer < run.end)
         amounts[run.device] = size + cache_bytes(variant, placement.micro_batch, run.start, run.end)
     own = Footprint.of(amounts)
+    if variant.projector is not None:
+        own += Footprint.of({_of_projector(placement): variant.projector.size})
     draft = variant.draft
     return own if draft is None else own + weights_and_cache(draft, _of_draft(draft, placement))
 
@@ -131,6 +133,8 @@ def compute(variant: Variant, placement: Placement) -> Footprint:
             size += _visitors(shape, placement, first)
         amounts[run.device] = size
     own = Footprint.of(amounts)
+    if variant.projector is not None:
+        own += Footprint.of({_of_projector(placement): variant.projector.compute})
     return own if variant.draft is None else own + compute(variant.draft, _of_draft(variant.draft, placement))
 
 
@@ -140,6 +144,11 @@ def _of_draft(draft: Variant, placement: Placement) -> Placement:
     layers = draft.shape.offloadable
     devices = placement.devices[:1] if on_gpu else ()
     return Placement(devices, layers if on_gpu else 0, layers, placement.micro_batch)
+
+
+def _of_projector(placement: Placement) -> DeviceId:
+    """Where it is: on the first card, or on the CPU beside its model."""
+    return placement.devices[0] if placement.devices and placement.gpu_layers > 0 else HOST
 
 
 def arithmetic(variant: Variant, placement: Placement) -> Footprint:

@@ -92,6 +92,20 @@ class Adapter:
 
 
 @dataclass(frozen=True, slots=True)
+class Projector:
+    """What turns pictures into what its model reads; loaded with it. `content` is the same as long as its file is."""
+
+    path: str
+    content: str
+    size: Bytes
+    """Of its weights."""
+    compute: Bytes
+    """What it computes in, estimated."""
+    sees_whole: bool = False
+    """A picture's tokens see each other, and so are computed together: in one micro-batch of the model's."""
+
+
+@dataclass(frozen=True, slots=True)
 class Variant:
     """All that makes two loads not interchangeable. `id` says it in short and is what the core compares."""
 
@@ -119,6 +133,8 @@ class Variant:
     """Several tokens are tried in one step: proposed by the text itself or, where there is one, the `draft`."""
     draft: Variant | None = None
     """The model that drafts, with this one's context, slots and KV type."""
+    projector: Projector | None = None
+    """With it the model takes pictures."""
 
     def has_weights_of(self, other: Variant) -> bool:
         """Whether a worker with the other one's weights could make this one's context on them."""

@@ -23,6 +23,8 @@ Room = Mapping[DeviceId, Bytes]
 
 def micro_batches(variant: Variant) -> tuple[Tokens, ...]:
     """What may be computed at a time, most first. Vectors are made of whole texts: as long as they may be."""
+    if variant.projector is not None and variant.projector.sees_whole:
+        return (MICRO_BATCH,)
     return (variant.context,) if variant.pooling else (MICRO_BATCH, SMALL_BATCH)
 
 
@@ -104,7 +106,8 @@ def may_hold(state: State, predict: footprint.Predictor, room: Room, least: floa
     if shape.expert_layers:
         return True
     fewest = next(n for n in range(layers + 1) if n / layers >= least or n == layers)
-    tries = (Placement(devices, fewest, layers, SMALL_BATCH, 0, split) for devices, split in _sets(state))
+    batch = micro_batches(predict.variant)[-1]
+    tries = (Placement(devices, fewest, layers, batch, 0, split) for devices, split in _sets(state))
     return any(all(predict(place)[d] <= room.get(d, 0) for d in place.devices) for place in tries)
 
 

@@ -163,6 +163,7 @@ class _Scan:
             self._names.add(name, index)
         self._add_routes()
         self._models = [self._with_draft(model) for model in self._models]
+        self._problems += self.files.problems
         listed = sorted(self._models, key=lambda model: (model.name.casefold(), model.name, model.shadowed, model.path))
         return _Snapshot(tuple(self._models), tuple(listed), self._names, tuple(self._problems), self._routes)
 
@@ -192,6 +193,7 @@ class _Scan:
                 gpu_layers=None,
                 max_vram="",
                 adapters=(),
+                projector=None,
             )
         return None
 

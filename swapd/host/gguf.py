@@ -43,6 +43,8 @@ _NUMBERS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?
 _STRING: Final = 8
 _LAYER = re.compile(r"(blk\.[0-9]{1,4})\.")
 _EXPERTS = re.compile(r"ffn_(up|down|gate|gate_up)_(ch|)exps")
+_PROJECTION: Final = "mm."
+_MOST_PROJECTIONS: Final = 64
 _ARRAY: Final = 9
 
 Scalar: TypeAlias = int | float | bool | str
@@ -79,6 +81,8 @@ class Header:
     """What the tensors take, without the padding between them."""
     parts: Mapping[str, Part]
     """By `blk.0`, `blk.1` and so on, and the full names of other tensors."""
+    projections: frozenset[int] = frozenset()
+    """Of a projector: the axes of the tensors that lead to its model's width."""
 
     @property
     def architecture(self) -> str:
@@ -222,8 +226,9 @@ def _header(cursor: _Cursor, size: Bytes) -> Header:
                 values[key] = numbers
         else:
             values[key] = _scalar(cursor, kind)
-    parameters, weights, parts = _tensors(cursor, tensors, _alignment(values), size)
-    return Header(values, lengths, tensors, parameters, weights, parts)
+    projections: set[int] = set()
+    parameters, weights, parts = _tensors(cursor, tensors, _alignment(values), size, projections)
+    return Header(values, lengths, tensors, parameters, weights, parts, frozenset(projections))
 
 
 def _scalar(cursor: _Cursor, kind: int) -> Scalar:
@@ -262,8 +267,13 @@ def _alignment(values: Mapping[str, Value]) -> int:
     return given
 
 
-def _tensors(cursor: _Cursor, count: int, alignment: int, size: Bytes) -> tuple[int, Bytes, dict[str, Part]]:
-    """Parameters and bytes of all tensors, which must lie one after the other and inside the file."""
+def _tensors(
+    cursor: _Cursor, count: int, alignment: int, size: Bytes, projections: set[int]
+) -> tuple[int, Bytes, dict[str, Part]]:
+    """Parameters and bytes of all tensors, which must lie one after the other and inside the file.
+
+    `projections` gets the axes of a projector's last layers.
+    """
     parameters = weights = offset = end = 0
     parts: dict[str, Part] = {}
     for _ in range(count):
@@ -272,6 +282,8 @@ def _tensors(cursor: _Cursor, count: int, alignment: int, size: Bytes) -> tuple[
         if rank > 4:
             raise UnreadableModel(f"tensor {name[:80]!r} has {rank} dimensions")
         dims = struct.unpack(f"<{rank}Q", cursor.take(8 * rank))
+        if name.startswith(_PROJECTION) and len(projections) < _MOST_PROJECTIONS:
+            projections.update(dims)
         kind, given = cursor.u32(), cursor.u64()
         if kind not in BLOCKS:
             raise UnreadableModel(f"tensor {name[:80]!r} has type {kind}, which this llama.cpp does not know")

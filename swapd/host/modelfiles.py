@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypeAlias
 
-from swapd.core.model import Adapter, Shape, Variant, VariantId
-from swapd.host import gguf, shapes
+from swapd.core.model import Adapter, Projector, Shape, Variant, VariantId
+from swapd.host import gguf, projectors, shapes
 from swapd.host.folders import Found
 from swapd.host.gguf import Header, UnreadableModel
 from swapd.served import Model, ModelEntry
@@ -27,6 +27,8 @@ ENCODER_CONTEXT: Final[Tokens] = 2048
 VECTOR_CONTEXT: Final[Tokens] = 512
 """Of vectors by a model that could write: llama.cpp keeps a row of logits for each token of the batch."""
 DEFAULT_SLOTS: Final = 4
+NO_PROJECTOR: Final = "none"
+"""In an entry: whatever lies beside the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class ModelFiles:
 
     def __init__(self, known: Headers, flash_attention: bool | None) -> None:
         self.read: Headers = {}
+        self.problems: list[str] = []
+        """About projectors: their models are served without."""
         self._known, self._flash_attention = known, flash_attention
 
     def model(self, name: str, found: Found, entry: ModelEntry) -> Model:
@@ -76,12 +80,13 @@ class ModelFiles:
             adapters = tuple(each for each in self._adapters(entry, shape) if isinstance(each, Adapter))
         except UnreadableModel as error:
             return unusable(name, found, entry, str(error), parts)
-        make = partial(_variant, name, found, parts, shape, entry, adapters, self._flash_attention)
+        projector = self._projector(name, found, entry, shape)
+        make = partial(_variant, name, found, parts, shape, entry, adapters, projector, self._flash_attention)
         variant = make(_context(shape, entry, pooling, shapes.is_encoder(headers[0])), pooling)
         return Model(
             name=name,
             path=found.paths[0],
-            size=sum(part.size for part in parts),
+            size=sum(part.size for part in parts) + (variant.projector.size if variant.projector else 0),
             modified=_modified(parts),
             digest=_digest(found, parts),
             variant=variant,
@@ -100,6 +105,25 @@ class ModelFiles:
         found = self._adapters(model.entry, model.variant.shape)
         return [_adapted(model, name, adapter) for (name, _), adapter in zip(model.entry.lora, found, strict=True)]
 
+    def _projector(self, name: str, found: Found, entry: ModelEntry, shape: Shape) -> Projector | None:
+        """The one that the entry names, else one beside the model."""
+        if entry.projector == NO_PROJECTOR:
+            return None
+        reasons: list[str] = []
+        for path in [entry.projector] if entry.projector else projectors.beside(found.paths[0]):
+            try:
+                identity = Identity.of(path)
+                header = self._header(path, identity)
+                if reason := projectors.why_none(header, shape.embedding):
+                    raise UnreadableModel(reason)
+                about = header.weights, projectors.compute(header), projectors.sees_whole(header)
+            except UnreadableModel as error:
+                reasons.append(f"its projector {path}: {error}; it takes no pictures")
+            else:
+                return Projector(path, _content(identity), *about)
+        self.problems += [f'[models."{name}"] projector: {reason}' for reason in reasons]
+        return None
+
     def _adapters(self, entry: ModelEntry, shape: Shape) -> list[Adapter | str]:
         """For each that the entry names the adapter, or why it cannot be used."""
         found: list[Adapter | str] = []
@@ -111,14 +135,17 @@ class ModelFiles:
             except UnreadableModel as error:
                 found.append(f"its adapter {path}: {error}")
             else:
-                content = hashlib.sha256(repr(identity).encode(errors="surrogateescape")).hexdigest()
-                found.append(Adapter(name, path, content, identity.size))
+                found.append(Adapter(name, path, _content(identity), identity.size))
         return found
 
     def _header(self, path: str, part: Identity) -> Header:
         header = self._known.get(part) or self.read.get(part) or gguf.read(path)
         self.read[part] = header
         return header
+
+
+def _content(identity: Identity) -> str:
+    return hashlib.sha256(repr(identity).encode(errors="surrogateescape")).hexdigest()
 
 
 def _adapted(model: Model, name: str, adapter: Adapter | str) -> Model:
@@ -190,16 +217,18 @@ def _variant(
     shape: Shape,
     entry: ModelEntry,
     adapters: tuple[Adapter, ...],
+    projector: Projector | None,
     flash_attention: bool | None,
     context: Tokens,
     pooling: str,
 ) -> Variant:
     """The id holds no name: one file asked for under two names in the same way is one variant, loaded once."""
     slots = entry.slots or DEFAULT_SLOTS
-    adapters = () if pooling else adapters
+    adapters, projector = ((), None) if pooling else (adapters, projector)
     what: tuple[object, ...] = (
         *(parts, context, slots, entry.kv_type, flash_attention, entry.gpu_layers, entry.max_vram, pooling),
         *((adapter.name, adapter.content) for adapter in adapters),
+        *([("projector", projector.content)] if projector is not None else []),
     )
     short = hashlib.sha256(repr(what).encode(errors="surrogateescape")).hexdigest()[:12]
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", found.name)[:32]
@@ -217,4 +246,5 @@ def _variant(
         adapters=adapters,
         content=hashlib.sha256(repr(parts).encode(errors="surrogateescape")).hexdigest(),
         pooling=pooling,
+        projector=projector,
     )

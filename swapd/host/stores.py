@@ -202,7 +202,8 @@ def _from_manifest(folder: Path, name: str, manifest: Mapping[str, Any]) -> Stor
     params = _document(Path(layers["params"][0])) if "params" in layers else {}
     system = _text(Path(layers["system"][0])) if "system" in layers else ""
     missing = "" if "adapter" not in layers else "it has an adapter; name both files under [models]"
-    return Stored(Found(name, (files[0],), reason=missing), replace(_says(params), system=system))
+    projector = layers.get("projector", [""])[0]
+    return Stored(Found(name, (files[0],), reason=missing), replace(_says(params), system=system, projector=projector))
 
 
 def _says(params: Mapping[str, Any]) -> ModelEntry:

@@ -109,6 +109,8 @@ class Pool:
             pooling=variant.pooling,
             speculates=variant.speculates,
             draft=variant.draft.path if variant.draft is not None else "",
+            projector=variant.projector.path if variant.projector is not None else "",
+            sees_whole=variant.projector is not None and variant.projector.sees_whole,
         )
         worker.saved = self._keep_prompt
         try:

@@ -78,7 +78,9 @@ class PromptStore:
         """
         if not self.is_on or not variant.content:
             return None
-        what = (variant.content, build, variant.kv_type, variant.flash_attention, variant.slots)
+        what: tuple[object, ...] = (variant.content, build, variant.kv_type, variant.flash_attention, variant.slots)
+        if variant.projector is not None:
+            what += (variant.projector.content,)
         return wire.Prompts(str(self._folder), hashlib.sha256(repr(what).encode()).hexdigest(), self._limit)
 
     def sealing(self, saved: wire.Saved, tasks: asyncio.TaskGroup) -> None:

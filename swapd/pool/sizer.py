@@ -68,6 +68,7 @@ def _order(variant: Variant, placement: Placement, pci: tuple[str, ...]) -> wire
         pooling=variant.pooling,
         speculates=variant.speculates,
         draft=variant.draft.path if variant.draft is not None else "",
+        projector=variant.projector.path if variant.projector is not None else "",
     )
 
 

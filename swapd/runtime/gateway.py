@@ -44,7 +44,7 @@ from swapd.runtime.engine import Engine, Record, Refused
 from swapd.runtime.happenings import Happenings
 from swapd.runtime.measures import Measures
 from swapd.runtime.ports import Catalog, Clerk, Workers
-from swapd.runtime.questions import Questions
+from swapd.runtime.questions import Questions, check_sight
 from swapd.runtime.status import ResidentStatus, Show
 from swapd.runtime.vectors import Vectors
 from swapd.served import Model
@@ -69,7 +69,7 @@ class Gateway:
     ) -> None:
         self.reload = reload
         """Re-read the configuration. Raises InvalidConfig."""
-        self.questions = Questions(engine, workers, clerk, self.find)
+        self.questions = Questions(engine, workers, clerk, self.find, self._lease)
         self.vectors = Vectors(engine, workers, self._options, self._lease)
         self._engine, self._workers, self._catalog = engine, workers, catalog
         self._ids = itertools.count(1)
@@ -99,6 +99,8 @@ class Gateway:
     async def _enter(self, stack: contextlib.AsyncExitStack, ask: Ask, model: Model, watch: Watch | None) -> Answer:
         if model.variant is not None and model.variant.pooling:
             raise InvalidRequest(f"cannot answer with {model.name!r}: it makes vectors, no text", "model")
+        if ask.request.pictures:
+            check_sight(model)
         try:
             return await stack.enter_async_context(self._attempt(ask, model, watch))
         except WorkerCrashed:  # nothing was sent yet, so once more

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from swapd.core.model import ResidentId
 from swapd.core.resident import Phase
-from swapd.errors import Death, ModelUnusable, WorkerCrashed, WorkerFailed
+from swapd.errors import Death, InvalidRequest, ModelUnusable, WorkerCrashed, WorkerFailed
 from swapd.generation import GenerationRequest, Sampling
 from swapd.questions import (
     Describe,
@@ -25,19 +25,50 @@ from swapd.questions import (
 )
 from swapd.runtime.engine import Engine
 from swapd.runtime.ports import Clerk, Workers
+from swapd.runtime.vectors import Lease
 from swapd.served import Model
+
+
+def check_sight(model: Model) -> None:
+    """Raises InvalidRequest where the model takes no pictures."""
+    if not model.sees:
+        raise InvalidRequest(
+            f"cannot read images with {model.name!r}: it has no projector (an mmproj file beside the model, or "
+            f'`projector` under [models."{model.name}"])',
+            "messages",
+        )
 
 
 class Questions:
     """Every method raises ModelNotFound, ModelUnusable, InvalidRequest, WorkerCrashed."""
 
-    def __init__(self, engine: Engine, workers: Workers, clerk: Clerk, find: Callable[[str], Awaitable[Model]]) -> None:
-        self._engine, self._workers, self._clerk, self._find = engine, workers, clerk, find
+    def __init__(
+        self,
+        engine: Engine,
+        workers: Workers,
+        clerk: Clerk,
+        find: Callable[[str], Awaitable[Model]],
+        lease: Lease,
+    ) -> None:
+        self._engine, self._workers, self._clerk, self._find, self._lease = engine, workers, clerk, find, lease
 
     async def render(self, name: str, request: GenerationRequest) -> Rendered:
-        """The prompt that this request would give, in text and tokens, however long it is."""
-        entry = (await self._find(name)).entry
-        reply = await self._ask(name, Render(entry.applied(request, Sampling())))
+        """The prompt that this request would give, in text and tokens, however long it is.
+
+        What pictures come to only the projector knows: for them the model is loaded, and everything may be raised that
+        `Gateway.generate` raises.
+        """
+        model = await self._find(name)
+        question = Render(model.entry.applied(request, Sampling()))
+        if request.pictures:
+            check_sight(model)
+            async with self._lease(model, "render", keep_alive=None, priority=model.entry.priority) as (_, resident):
+                try:
+                    reply = await self._workers.ask(resident, question)
+                except WorkerFailed as failure:
+                    raise WorkerCrashed(model.name, failure.reason) from failure
+        else:
+            reply = await self._ask(name, question)
         assert isinstance(reply, Rendered)
         return reply
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from time import perf_counter
 
+import numpy as np
+import numpy.typing as npt
 from msgspec.structs import replace
 
 from swapd.generation import GenerationRequest, Usage
@@ -18,11 +20,20 @@ from swapd.worker.drafting import Gauge, Hopeful, Lookup
 from swapd.worker.echoing import Echo
 from swapd.worker.likelihoods import Untold
 from swapd.worker.lines import Lines
-from swapd.worker.prompts import Prompt
+from swapd.worker.prompts import Picture, Prompt
 from swapd.worker.sampling import Sampler
 from swapd.worker.states import Sequence
 from swapd.worker.telling import Teller
 from swapd.worker.text import Text
+
+
+@dataclass(slots=True)
+class View:
+    """An encoded picture, of which so many tokens are in the sequence."""
+
+    embeddings: npt.NDArray[np.float32]
+    positions: npt.NDArray[np.int32]
+    done: Tokens = 0
 
 
 @dataclass(slots=True)
@@ -61,6 +72,8 @@ class Answer:
     """Where it may end by its lines."""
     is_read: bool = False
     """That reading its prompt has begun was told."""
+    view: View | None = None
+    """The picture that is being read into the sequence."""
 
     def usage(self, now: Seconds) -> Usage:
         turn = now if self.answering is None else self.answering
@@ -106,13 +119,21 @@ class Answer:
 
     def hopeful(self, slot: Slot) -> Hopeful:
         assert self.lookup is not None
-        room = self.limit - self.completion - 1
+        # What a draft model could not see it does not draft for.
+        room = 0 if self.prompt.pictures else self.limit - self.completion - 1
         return Hopeful(slot.sequence, [*slot.held, self.last], self.lookup, self.gauge, room)
 
 
 @dataclass(slots=True)
 class Slot(Sequence):
     answer: Answer | None = None
+
+    @property
+    def picture(self) -> Picture | None:
+        """What comes next, if that is no text."""
+        if self.answer is None or not self.answer.prompt.pictures:
+            return None
+        return next((each for each in self.answer.prompt.pictures if each.start == len(self.held)), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,8 +68,8 @@ class Log:
         self.compute: dict[str, Bytes] = {}
         """By buffer type, what the last context computes in."""
         self._level = 0
-        self._callback = C.llama_log_callback(self._heard)  # kept: C calls it as long as the process lives
-        C.llama_log_set(self._callback, None)
+        self.callback = C.llama_log_callback(self._heard)  # kept: C calls it as long as the process lives
+        C.llama_log_set(self.callback, None)
 
     def _heard(self, level: int, text: bytes, _data: Any) -> None:
         level = self._level = self._level if level == _CONTINUED else level
@@ -112,6 +112,13 @@ def devices(wanted: Iterable[str]) -> list[int]:
     handles: list[int] = [_device_get(index) for index in range(_device_count())]
     by_name = {_device_name(handle).decode().lower(): handle for handle in handles}
     return [_device(name, by_name) for name in wanted]
+
+
+def free(device: int) -> Bytes:
+    """Of one of `devices`, on which there is a context already."""
+    props = _Props()
+    _device_props(device, ctypes.byref(props))
+    return int(props.memory_free)
 
 
 def _device(wanted: str, by_name: dict[str, int]) -> int:

@@ -25,6 +25,8 @@ _MOST_NODES: Final = 256
 _LARGEST: Final[Bytes] = 2**50
 _NODE = struct.Struct("<I4x7Q")
 """Colour, parent, left, right; key; model, context, compute."""
+_PAIR = struct.Struct("<I4x5Q")
+"""The same with one number for the key."""
 
 
 class _Map(ctypes.Structure):
@@ -95,6 +97,19 @@ def rows(context: int) -> list[Row] | None:
     if len(found) != count or keys != sorted(set(keys)) or 0 in keys or not 0 < total < _LARGEST:
         return None
     return found
+
+
+def single(words: Sequence[int]) -> Bytes:
+    """The bytes of a map of one device, of which these are the header's words; 0: it is none."""
+    root, count = words[2], words[5]
+    if count != 1 or not root or root % 8:
+        return 0
+    try:
+        with open("/proc/self/mem", "rb", buffering=0) as memory:
+            _, _, left, right, _, size = _PAIR.unpack(os.pread(memory.fileno(), _PAIR.size, root))
+    except (OSError, OverflowError, struct.error):
+        return 0
+    return int(size) if not left and not right and size < _LARGEST else 0
 
 
 def _walk(memory: int, node: int, parent: int | None, most: int) -> Iterator[Row]:

@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 from time import perf_counter
-from typing import Final, NoReturn, assert_never
+from typing import TYPE_CHECKING, Final, NoReturn, assert_never
 
 import llama_cpp.llama_cpp as C  # noqa: N812
 
@@ -56,6 +56,10 @@ from swapd.worker.prompts import Reader
 from swapd.worker.slots import Slots, failed
 from swapd.worker.states import Keeper
 from swapd.worker.vectors import Vectors
+
+if TYPE_CHECKING:
+    from swapd.worker.looking import Looker
+    from swapd.worker.projector import Projector
 
 _READ: Final[Bytes] = 2**20
 _PROGRESS_PAUSE: Final[Seconds] = 0.02
@@ -144,6 +148,7 @@ class Worker:
         self._vectors: Vectors | None = None
         self._context: Context | None = None
         self._draft: Draft | None = None
+        self._projector: Projector | None = None
         self._clerk: Clerk | None = None
         self._vocabularies = Vocabularies(self._log)
         self._told_at = 0.0
@@ -222,9 +227,13 @@ class Worker:
             try:
                 context = model.context(load, self._log)
                 try:
+                    if load.projector:
+                        self._projector = self._load_projector(load, model)
                     if load.draft:
                         self._draft = load_draft(load, model, self._progress, self._log)
                 except CannotLoad:
+                    if self._projector is not None:
+                        self._projector.close()
                     context.close()
                     raise
             except CannotLoad:
@@ -254,7 +263,7 @@ class Worker:
     def _serve(self, load: Load, model: Model, context: Context, began: Seconds) -> None:
         vocabulary = model.vocabulary
         template = ChatTemplate(model.template, vocabulary.bos_text, vocabulary.eos_text, model.tool_template)
-        reader = Reader(vocabulary, template, context.length)
+        reader = Reader(vocabulary, template, context.length, self._projector, context.micro_batch)
         self._context = context
         self._clerk = Clerk(vocabulary, model.template, reader)
         if load.pooling:
@@ -265,7 +274,7 @@ class Worker:
                 self._adapters = Adapters(model, context, load.adapters, self._log)
             self._adapters.use(context)
             drafter = Drafter(self._draft) if load.speculates and not model.is_recurrent else None
-            self._slots = Slots(model, context, reader, keeper, self._adapters, drafter)
+            self._slots = Slots(model, context, reader, keeper, self._adapters, drafter, self._looker(context))
         self._channel.send(
             Loaded(
                 layers=model.layers,
@@ -278,8 +287,22 @@ class Worker:
             )
         )
 
+    def _load_projector(self, load: Load, model: Model) -> Projector:
+        from swapd.worker.projector import Projector  # late: its library is of use to few models
+
+        return Projector(load, model, self._log)
+
+    def _looker(self, context: Context) -> Looker | None:
+        if self._projector is None:
+            return None
+        from swapd.worker.looking import Looker  # late, as the projector
+
+        return Looker(self._projector, context)
+
     def _measure(self, load: Load, model: Model, context: Context) -> Parts:
         parts, draft = sizing.measure(load, model, context), self._draft
+        if parts and self._projector is not None:
+            parts = sizing.together(parts, sizing.of_projector(load, self._projector.bytes))
         if draft is None or not parts:
             return parts
         return sizing.together(parts, sizing.measure(draft_order(load), draft.model, draft.context))

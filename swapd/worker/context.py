@@ -32,6 +32,7 @@ class Context:
         self.slots = slots
         self.length: Tokens = C.llama_n_ctx_seq(pointer)
         """Per slot."""
+        self.micro_batch: Tokens = C.llama_n_ubatch(pointer)
         size = self.batch_size = C.llama_n_batch(pointer)
         self._tokens = (ctypes.c_int32 * size)()
         self._positions = (ctypes.c_int32 * size)()
@@ -98,6 +99,39 @@ class Context:
         """llama.cpp's own answer: 0 done, 1 no room (nothing changed), otherwise fatal."""
         self._batch.n_tokens = self._filled
         return int(C.llama_decode(self.pointer, self._batch))
+
+    def look(
+        self,
+        sequence: int,
+        embeddings: npt.NDArray[np.float32],
+        positions: npt.NDArray[np.int32],
+        *,
+        is_whole: bool,
+        wants_logits: bool,
+    ) -> int:
+        """Decode what is no text: (tokens, width) at (1 or 4, tokens); as `decode`, and the last row has the logits.
+
+        `is_whole`: each sees all; then they must be within `micro_batch`.
+        """
+        count = len(embeddings)
+        wanted, ones = (ctypes.c_int8 * count)(), (ctypes.c_int32 * count)(*[1] * count)
+        wanted[count - 1], own = wants_logits, ctypes.c_int32(sequence)
+        batch = C.llama_batch(
+            n_tokens=count,
+            token=None,
+            embd=embeddings.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
+            pos=positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            n_seq_id=ones,
+            seq_id=(ctypes.POINTER(ctypes.c_int32) * count)(*[ctypes.pointer(own)] * count),
+            logits=wanted,
+        )
+        if not is_whole:
+            return int(C.llama_decode(self.pointer, batch))
+        C.llama_set_causal_attn(self.pointer, False)
+        try:
+            return int(C.llama_decode(self.pointer, batch))
+        finally:
+            C.llama_set_causal_attn(self.pointer, True)
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """Of the batch just decoded: llama.cpp's own memory, until the next decode."""

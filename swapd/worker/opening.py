@@ -56,7 +56,7 @@ class Opener:
             echo = Echo(request, prompt, self._vocabulary)
         adapter = self._adapters.find(request.adapter)
         constraint = self._constraints.make(request, prompt.rules)
-        sampler = Sampler(request, self._vocabulary, self._context.length, prompt.tokens, constraint)
+        sampler = Sampler(request, self._vocabulary, self._context.length, prompt.said, constraint)
         caches = request.caches and echo is None
         seat = self._keeper.seat(free, prompt.tokens, adapter, caches)
         room = self._context.length - len(prompt.tokens)
@@ -68,10 +68,10 @@ class Opener:
         answer.echo, answer.budget = echo, self._budget(request, prompt)
         if request.indent or request.line_limit is not None:
             answer.lines = Lines(request.indent, request.line_limit)
-        if caches:
+        if caches and not prompt.pictures:
             answer.follows = sharing.leader(slots, prompt.tokens, adapter, seat.cached, self._keeper)
         if self._proposes:
-            answer.lookup = Lookup(prompt.tokens)
+            answer.lookup = Lookup(() if prompt.pictures else prompt.tokens)
         return seat.slot, answer
 
     def _budget(self, request: GenerationRequest, prompt: Prompt) -> Budget | None:

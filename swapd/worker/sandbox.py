@@ -111,16 +111,21 @@ class Template:
 @contextmanager
 def _bounded() -> Iterator[None]:
     """At most TIME_LIMIT and MEMORY_LIMIT more, in the main thread; over it TimeoutError or MemoryError."""
+    with _alarm(), bounded_memory(MEMORY_LIMIT):
+        yield
+
+
+@contextmanager
+def bounded_memory(most: Bytes) -> Iterator[None]:
+    """The process may allocate so much more; over it allocations fail."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    room = used + MEMORY_LIMIT
     ceilings = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
-    with _alarm():
-        resource.setrlimit(resource.RLIMIT_AS, (min([room, *ceilings]), hard))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (min([used + most, *ceilings]), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 @contextmanager

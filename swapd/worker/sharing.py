@@ -20,7 +20,7 @@ def leader(slots: Sequence[Slot], prompt: list[int], adapter: str, cached: Token
     found: Leader | None = None
     for slot in slots:
         answer = slot.answer
-        if answer is None or slot.adapter != adapter:
+        if answer is None or slot.adapter != adapter or answer.prompt.pictures:
             continue
         at = min(common_prefix(answer.prompt.tokens, prompt), len(prompt) - 1)
         if len(slot.held) >= at:  # also of what it has said since

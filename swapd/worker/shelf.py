@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ from swapd.savedstate import (
 from swapd.units import Bytes, Tokens
 from swapd.wire import Prompts
 from swapd.worker.prompts import common_prefix
+from swapd.worker.stretches import Stretch, whole
 
 Copy: TypeAlias = "ctypes.Array[ctypes.c_uint8]"
 _AS_GOOD: Final[Tokens] = 8
@@ -51,10 +52,12 @@ class Entry:
     tokens: array[int]
     at: Tokens
     """Where it has a checkpoint; 0: it has none."""
+    stretches: tuple[Stretch, ...] = ()
+    """Those of the tokens that are no text."""
 
     def reusable(self, prompt: array[int], can_cut: bool) -> Tokens:
         """How many of the prompt need not be evaluated with it; never its last one."""
-        shared = min(common_prefix(self.tokens, prompt), len(prompt) - 1)
+        shared = whole(self.stretches, min(common_prefix(self.tokens, prompt), len(prompt) - 1))
         if can_cut or shared == len(self.tokens):
             return shared
         return self.at if 0 < self.at <= shared else 0
@@ -103,14 +106,23 @@ class Shelf:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         return path
 
-    def finish(self, path: Path, held: list[int], adapter: str, checkpoint: Copy | None, at: Tokens) -> tuple[str, ...]:
+    def finish(
+        self,
+        path: Path,
+        held: list[int],
+        adapter: str,
+        checkpoint: Copy | None,
+        at: Tokens,
+        stretches: Iterable[Stretch] = (),
+    ) -> tuple[str, ...]:
         """After llama.cpp has written its part: the names of those that this one replaces. Raises OSError."""
         state = path.stat().st_size
         if checkpoint is not None:
             with path.open("ab") as file:
                 file.write(memoryview(checkpoint))
         length = 0 if checkpoint is None else len(checkpoint)
-        describe(path, Head(self._order.key, adapter, packed(held), state, length, at))
+        places = tuple((each.start, each.tokens, each.positions) for each in stretches)
+        describe(path, Head(self._order.key, adapter, packed(held), state, length, at, places))
         tokens = array("i", held)
         return tuple(
             entry.path.name
@@ -173,7 +185,7 @@ class Shelf:
             return None
         if head.key != self._order.key or len(head.tokens) // 4 > self._longest:
             return None
-        return Entry(path, head.adapter, head.ids, head.at)
+        return Entry(path, head.adapter, head.ids, head.at, tuple(Stretch(*place) for place in head.stretches))
 
     def _remove(self, path: Path, why: Exception) -> None:
         sys.stderr.write(f"swapd: saved prompt state {path.name} is damaged and removed: {why}\n")

@@ -22,13 +22,23 @@ _LOGIT: Final[Bytes] = 4
 
 
 def size(order: Size, log: backends.Log) -> Sized:
-    """With the model that drafts, if there is one. Raises CannotLoad."""
+    """With the projector and the model that drafts, if there are any. Raises CannotLoad."""
     sized = _size(order, log)
+    if order.projector:
+        from swapd.worker.projector import memory  # late: its library is of use to few models
+
+        sized = Sized(together(sized.parts, of_projector(order, memory(order.projector))))
     if not order.draft:
         return sized
     draft = draft_order(order)
     assert isinstance(draft, Size)
     return Sized(together(sized.parts, _size(draft, log).parts))
+
+
+def of_projector(order: Order, size: Bytes) -> Parts:
+    """Where the projector of this model is: on the first of its cards, or on the CPU beside it."""
+    on_gpu = bool(order.devices) and order.gpu_layers > 0
+    return ((order.devices[0] if on_gpu else HOST, "compute", size),) if size else ()
 
 
 def together(one: Parts, other: Parts) -> Parts:

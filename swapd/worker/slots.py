@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from time import perf_counter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from swapd.generation import Ending, GenerationRequest, StopReason, Usage
 from swapd.units import Seconds, Tokens
@@ -23,6 +23,9 @@ from swapd.worker.llama import Model
 from swapd.worker.opening import Opener
 from swapd.worker.prompts import Prompt, Reader
 from swapd.worker.states import Keeper
+
+if TYPE_CHECKING:
+    from swapd.worker.looking import Looker
 
 PREFILL_BESIDE: Final[Tokens] = 256
 """Prompt tokens in one step while answers are running: they wait for it."""
@@ -45,8 +48,11 @@ class Slots:
         keeper: Keeper,
         adapters: Adapters,
         drafter: Drafter | None = None,
+        looker: Looker | None = None,
     ) -> None:
         self._model, self._context, self._reader = model, context, reader
+        self._looker = looker
+        self._looking: list[tuple[Slot, Answer]] = []
         self._keeper, self._adapters, self._drafter = keeper, adapters, drafter
         self._slots = [Slot(sequence) for sequence in range(context.slots)]
         self._opener = Opener(model, context, keeper, adapters, proposes=drafter is not None)
@@ -104,7 +110,9 @@ class Slots:
                     self._context.logits(parts[0].row)  # waits for a card to have done it
                     self._drafter.measured(sum(len(part.tokens) for part in parts), perf_counter() - began)
                 self._collect(parts, pieces, frames)
-        elif self._waiting:
+        if self._looker is not None and self._looking:
+            self._look(self._looker, pieces, frames)
+        elif not parts and self._waiting:
             self._opener.wait(PATIENCE)
         return [Pieces(tuple(pieces)), *frames] if pieces else frames
 
@@ -146,18 +154,20 @@ class Slots:
         adapter = self._adapters.batch([slot.adapter for slot in self._slots if slot.answer is not None])
         taking = [(slot, slot.answer) for slot in self._slots if slot.answer and slot.adapter == adapter]
         running = [(slot, answer) for slot, answer in taking if answer.answering is not None]
+        reading = [(slot, answer) for slot, answer in taking if answer.answering is None and answer.follows is None]
+        self._looking = [(slot, answer) for slot, answer in reading if slot.picture is not None]
         prefilling = [
             (self._pause(slot, answer) - len(slot.held), slot, answer)
-            for slot, answer in taking
-            if answer.answering is None and answer.follows is None
+            for slot, answer in reading
+            if slot.picture is None
         ]
         # Beside prompts nothing is proposed: they make the batch large enough.
-        drafts = [] if prefilling or self._drafter is None else self._draft(self._drafter, running)
+        drafts = [] if reading or self._drafter is None else self._draft(self._drafter, running)
         for index, (slot, answer) in enumerate(running):
             tokens = [answer.last, *drafts[index]] if drafts else [answer.last]
-            row = context.add(slot.sequence, tokens[:1], len(slot.held), True)
+            row = context.add(slot.sequence, tokens[:1], slot.position, True)
             for offset, token in enumerate(tokens[1:], 1):
-                context.add(slot.sequence, (token,), len(slot.held) + offset, True)
+                context.add(slot.sequence, (token,), slot.position + offset, True)
             parts.append(Part(slot, answer, tokens, row, True))
         room = context.batch_size - len(parts)
         if parts:
@@ -176,17 +186,40 @@ class Slots:
             tokens = answer.prompt.tokens[start : start + count]
             is_last = start + count == len(answer.prompt.tokens)
             if answer.echo is not None:
-                row = context.add_whole(slot.sequence, tokens, start)
+                row = context.add_whole(slot.sequence, tokens, slot.position)
             else:
-                row = context.add(slot.sequence, tokens, start, is_last)
+                row = context.add(slot.sequence, tokens, slot.position, is_last)
             parts.append(Part(slot, answer, tokens, row, is_last))
         return parts
 
     def _pause(self, slot: Slot, answer: Answer) -> Tokens:
-        """How far its prompt may be evaluated in this step."""
-        end = self._keeper.pause(slot, len(answer.prompt.tokens))
+        """How far its prompt may be evaluated in this step: to its checkpoint, the next picture, where others go on."""
+        prompt = answer.prompt
+        end = self._keeper.pause(slot, len(prompt.tokens), prompt.pictures)
         others = sharing.pause(self._slots, slot)
-        return end if others is None else min(end, others)
+        end = end if others is None else min(end, others)
+        return min((each.start for each in prompt.pictures if len(slot.held) <= each.start < end), default=end)
+
+    def _look(self, looker: Looker, pieces: list[Piece], frames: list[FromWorker]) -> None:
+        """One picture encoded, or a part of one read: one call of llama.cpp's, for others wait for it."""
+        slot, answer = looker.next(self._looking)
+        if answer.view is None:
+            try:
+                looker.encode(slot, answer)
+            except Exception as error:  # one request's trouble is not the others'
+                self._release(slot, answer)
+                frames.append(failed(answer.request.id, error))
+            return
+        is_alone = all(other.answer is None or other is slot for other in self._slots)
+        status, part = looker.read(slot, answer, self._context.batch_size if is_alone else PREFILL_BESIDE)
+        if part is None:
+            return
+        if status == 1:
+            frames.append(self._make_room([part]))
+        elif status != 0:
+            raise DecodeError(f"llama.cpp cannot decode {len(part.tokens)} tokens of a picture: error {status}")
+        else:
+            self._collect([part], pieces, frames)
 
     def _draft(self, drafter: Drafter, running: list[tuple[Slot, Answer]]) -> list[list[int]]:
         drafts = drafter.propose([answer.hopeful(slot) for slot, answer in running])
@@ -198,9 +231,13 @@ class Slots:
         for part in parts:
             if part.answer.echo is not None and part.answer.answering is None:
                 pieces.append(self._echo(part, part.answer.echo))
+            if (picture := part.slot.picture) is not None:
+                part.slot.stretches.append(picture)
+                part.answer.view = None
             part.slot.held += part.tokens
             if not part.has_logits:
-                self._keeper.evaluated(part.slot, len(part.answer.prompt.tokens))
+                prompt = part.answer.prompt
+                self._keeper.evaluated(part.slot, len(prompt.tokens), prompt.pictures)
                 pieces += part.answer.reading(len(part.slot.held))
                 continue
             try:
@@ -229,7 +266,7 @@ class Slots:
             answer.gauge.learn(len(draft), accepted)
         if wrong := len(draft) - accepted:
             del part.slot.held[-wrong:]
-            self._context.trim(part.slot.sequence, len(part.slot.held))
+            self._context.trim(part.slot.sequence, part.slot.position)
         return ending
 
     def _advance(self, slot: Slot, answer: Answer, row: int, pieces: list[Piece]) -> FromWorker | None:
@@ -294,6 +331,8 @@ class Slots:
         return Finished(answer.request.id, Ending(reason, answer.usage(perf_counter()), stop))
 
     def _release(self, slot: Slot, answer: Answer) -> None:
+        if answer.view is not None and answer.view.done:
+            self._keeper.tidy(slot)
         slot.answer = None
         answer.sampler.close()
 

@@ -27,6 +27,7 @@ from swapd.worker.context import Context
 from swapd.worker.llama import Model
 from swapd.worker.prompts import choose, common_prefix
 from swapd.worker.shelf import Copy, Entry, Shelf
+from swapd.worker.stretches import Stretch, position, whole
 
 WORTH_SAVING: Final[Tokens] = 128
 """Shorter conversations are evaluated anew: a file costs more than it spares."""
@@ -64,6 +65,13 @@ class Sequence:
     adapter: str = ""
     """With which they were computed."""
     checkpoint: Checkpoint | None = None
+    stretches: list[Stretch] = field(default_factory=list)
+    """Those of `held` that are no text."""
+
+    @property
+    def position(self) -> int:
+        """Of the next token."""
+        return position(self.stretches, len(self.held)) if self.stretches else len(self.held)
 
 
 S = TypeVar("S", bound=Sequence)
@@ -112,14 +120,14 @@ class Keeper:
         slot.used, slot.adapter = self._requests, adapter
         return Seat(slot, cached, min(restored, cached))
 
-    def pause(self, slot: Sequence, prompt: Tokens) -> Tokens:
+    def pause(self, slot: Sequence, prompt: Tokens, stretches: Listed[Stretch] = ()) -> Tokens:
         """How far a prompt of this length is to be evaluated before `evaluated` is called."""
-        at = prompt - TAIL
+        at = whole(stretches, prompt - TAIL)
         return at if len(slot.held) < at and self._is_ahead(slot, at) else prompt
 
-    def evaluated(self, slot: Sequence, prompt: Tokens) -> None:
+    def evaluated(self, slot: Sequence, prompt: Tokens, stretches: Listed[Stretch] = ()) -> None:
         """A part of the prompt, not its end, has been evaluated."""
-        at, old = prompt - TAIL, slot.checkpoint
+        at, old = whole(stretches, prompt - TAIL), slot.checkpoint
         if len(slot.held) == at and self._is_ahead(slot, at):
             slot.checkpoint = None
             copy = self._context.partial(slot.sequence, None if old is None or old.is_shared else old.copy)
@@ -129,7 +137,8 @@ class Keeper:
     def shareable(self, source: Sequence, prompt: list[int]) -> Tokens:
         """How many tokens of the prompt another slot could take over from what this one holds now."""
         shared = _common(source, prompt)
-        return shared if shared == len(source.held) or shared >= self._shortest(source) else 0
+        is_there = shared == len(source.held) or position(source.stretches, shared) >= self._shortest(source)
+        return shared if is_there else 0
 
     def share(self, source: Sequence, slot: Sequence, prompt: list[int]) -> Tokens:
         """Have the slot hold what it can take over, if that is worth it; how many tokens it holds then.
@@ -143,13 +152,20 @@ class Keeper:
         if source.checkpoint is not None:
             source.checkpoint = replace(source.checkpoint, is_shared=True)
         slot.held, slot.checkpoint = source.held.copy(), source.checkpoint
+        slot.stretches = source.stretches.copy()
         return self._cut(slot, shared)
 
     def forget(self, slot: Sequence) -> None:
         """Nothing that the sequence holds is of use any more."""
         self._context.trim(slot.sequence, 0)
         slot.held.clear()
+        slot.stretches.clear()
         slot.checkpoint = None
+
+    def tidy(self, slot: Sequence) -> None:
+        """It was left in the middle of a picture: what of that is in the sequence goes."""
+        if self._is_recurrent or not self._context.trim(slot.sequence, slot.position):
+            self.forget(slot)
 
     def save(self, slots: Listed[Sequence], limit: Seconds) -> None:
         """What all slots hold, the last used first; none is begun after the limit."""
@@ -173,7 +189,7 @@ class Keeper:
         return slot.checkpoint.at if slot.checkpoint is not None and slot.checkpoint.at <= _common(slot, prompt) else 0
 
     def _shortest(self, slot: Sequence) -> Tokens:
-        """The shortest prefix, above none, that the sequence can be cut to as it is."""
+        """The first position, above none, that the sequence can be cut back to as it is."""
         if self._is_recurrent:
             return len(slot.held)
         first = self._context.first(slot.sequence) if self._window else 0
@@ -183,16 +199,23 @@ class Keeper:
         """Make the slot hold its first `length` tokens; none, where llama.cpp cannot. How many it holds."""
         if length < len(slot.held):
             is_cut = length > 0
-            if is_cut and length < self._shortest(slot):
+            if is_cut and position(slot.stretches, length) < self._shortest(slot):
                 checkpoint = slot.checkpoint
                 is_cut = checkpoint is not None and self._context.set_partial(slot.sequence, checkpoint.copy)
-            is_cut = is_cut and self._context.trim(slot.sequence, length)
-            if not is_cut or self._context.last(slot.sequence) != length - 1:
+            is_cut = is_cut and self._context.trim(slot.sequence, position(slot.stretches, length))
+            if not is_cut or not self._holds(slot, length):
                 self.forget(slot)
             del slot.held[length:]
+            slot.stretches = [each for each in slot.stretches if each.end <= length]
         if slot.checkpoint is not None and slot.checkpoint.at > len(slot.held):
             slot.checkpoint = None
         return len(slot.held)
+
+    def _holds(self, slot: Sequence, length: Tokens) -> bool:
+        """Whether llama.cpp's sequence ends where so many tokens do. In a plane, a picture ends before its last one."""
+        last, end = self._context.last(slot.sequence), position(slot.stretches, length)
+        tail = next((each for each in slot.stretches if each.end == length), None)
+        return last == end - 1 if tail is None else end - tail.positions <= last < end
 
     # --- in files
 
@@ -213,7 +236,7 @@ class Keeper:
             path = shelf.begin()
             if not self._context.save(slot.sequence, str(path)):
                 raise OSError(f"cannot write {path}")
-            replaced = shelf.finish(path, held, slot.adapter, copy, at)
+            replaced = shelf.finish(path, held, slot.adapter, copy, at, slot.stretches)
         except OSError:  # no room, or no folder any more: the conversation will be evaluated anew
             if path is not None:
                 with suppress(OSError):
@@ -233,7 +256,8 @@ class Keeper:
         if not self._context.restore(slot.sequence, str(entry.path)):
             self._shelf.leave_out(entry)  # made for a context of another kind
             return False
-        if self._context.last(slot.sequence) != len(tokens) - 1:
+        slot.stretches = list(entry.stretches)
+        if not self._holds(slot, len(tokens)):
             self.forget(slot)
             self._shelf = None  # restoring does not work for this model: nothing more is saved
             return False
@@ -245,4 +269,4 @@ class Keeper:
 
 def _common(slot: Sequence, prompt: list[int]) -> Tokens:
     """How many tokens of the prompt, never its last one, are those that the slot holds."""
-    return min(common_prefix(slot.held, prompt), len(prompt) - 1)
+    return whole(slot.stretches, min(common_prefix(slot.held, prompt), len(prompt) - 1))

@@ -247,7 +247,7 @@ async def test_a_schema_and_an_effort_are_passed_on(client: Client, gateway: Scr
         ({"messages": []}, "at least one message"),
         ({"messages": "hi"}, "a list of messages"),
         ({"messages": [{"role": "oracle", "content": "hi"}]}, "message 0: the role 'oracle' is unknown"),
-        ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "no model here has eyes"),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "of the type 'base64'"),
         ({"messages": [{"role": "user", "content": [{"type": "poem"}]}]}, "blocks of the type 'poem' are not served"),
         ({"messages": [{"role": "user", "content": 5}]}, "a string or a list of blocks"),
         ({"messages": [{"role": "user", "content": [{"type": "tool_result"}]}]}, "'tool_use_id'"),
@@ -258,7 +258,7 @@ async def test_a_schema_and_an_effort_are_passed_on(client: Client, gateway: Scr
         ({"messages": HI, "tool_choice": {"type": "any"}}, "there are no tools"),
         ({"messages": HI, "tools": [WEATHER], "tool_choice": {"type": "tool"}}, "'name' belongs to the type 'tool'"),
         ({"messages": HI, "max_tokens": 0}, "'max_tokens'"),
-        ({"messages": HI, "system": [{"type": "image"}]}, "no model here has eyes"),
+        ({"messages": HI, "system": [{"type": "image"}]}, "an image has its place"),
     ],
 )
 async def test_what_cannot_be_served_is_refused_in_anthropics_words(

@@ -360,6 +360,9 @@ async def test_echo_reaches_the_gateway(client: Client, gateway: ScriptedGateway
     assert gateway.asks[0].request.echo
 
 
+TEXT_ONLY = {"input_modalities": ["text"], "output_modalities": ["text"]}
+
+
 async def test_models_are_listed_by_name_without_the_unusable(client: Client, gateway: ScriptedGateway) -> None:
     listed = await (await client.get("/v1/models")).json()
     assert listed["object"] == "list"
@@ -368,6 +371,7 @@ async def test_models_are_listed_by_name_without_the_unusable(client: Client, ga
         {"id": "tiny", "object": "model", "created": 1_700_000_000, "owned_by": "swapd"},
         {"id": "org/big:7b", "object": "model", "created": 1_700_000_000, "owned_by": "swapd"},
     ]
+    assert [model["architecture"] for model in listed["data"]] == [TEXT_ONLY, TEXT_ONLY]
     assert [model["status"]["value"] for model in listed["data"]] == ["loaded", "unloaded"]
     assert [model["aliases"] for model in listed["data"]] == [[], ["chat"]]
     assert {(model["meta"]["n_ctx"], model["meta"]["n_ctx_train"]) for model in listed["data"]} == {(4096, 8192)}

@@ -208,7 +208,7 @@ async def test_only_allowed_tools_are_offered(client: Client, gateway: ScriptedG
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input", "send the item itself"),
         ({"input": [{"type": "poem"}]}, "input", "item 0: items of the type 'poem' are not served"),
         ({"input": [{"role": "tool", "content": "x"}]}, "input", "the role 'tool' is unknown"),
-        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input", "eyes"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input", "address"),
         ({"input": [{"type": "function_call", "call_id": "a", "name": "b", "arguments": "["}]}, "input", "JSON object"),
         ({"tools": [{"type": "web_search"}]}, "tools", "their vendor's servers"),
         ({"tool_choice": "required"}, None, "there are no tools"),

@@ -202,7 +202,7 @@ async def test_an_assistants_last_message_is_gone_on_from(client: Client, gatewa
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "sub"}}}, "not among the tools"),
         ({"tools": [TOOL], "tool_choice": "perhaps"}, '"required"'),
         ({"functions": [{"name": "a"}]}, "say the same in 'tools'"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "reads no images"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "address of an image"),
         ({"messages": [{"role": "critic", "content": "x"}]}, "'assistant'"),
     ],
 )

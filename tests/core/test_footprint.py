@@ -16,7 +16,8 @@ from swapd.core.footprint import (
     process_bytes,
     weights_and_cache,
 )
-from swapd.core.model import HOST, Adapter, DeviceId, Footprint, Placement, Shape, Variant, VariantId
+from swapd.core.model import HOST, Adapter, DeviceId, Footprint, Placement, Projector, Shape, Variant, VariantId
+from swapd.core.placement import MICRO_BATCH, micro_batches
 from swapd.units import GiB, MiB
 from tests.core.builders import CARD, OTHER_CARD, variant
 
@@ -208,3 +209,18 @@ def test_a_draft_is_counted_beside_its_model_and_proposals_take_rows() -> None:
     assert alone[HOST] + rows < both[HOST] < alone[HOST] + beside[HOST] + rows
     split = arithmetic(replace(model, speculates=True, draft=draft), on(None, 0, GEMMA))
     assert split[CARD] == 0
+
+
+def test_a_projector_is_counted_on_its_models_first_card_or_on_the_host() -> None:
+    plain = a_variant(SMOLLM, 2048, 2)
+    seeing = replace(plain, projector=Projector("mmproj.gguf", "c", 100 * MiB, 20 * MiB))
+    for place, device in ((on(CARD, SMOLLM.offloadable, SMOLLM), CARD), (on(None, 0, SMOLLM), HOST)):
+        before, after = arithmetic(plain, place), arithmetic(seeing, place)
+        assert after[device] == before[device] + 120 * MiB
+        other = HOST if device is CARD else CARD
+        assert after[other] == before[other]
+
+
+def test_a_model_that_sees_pictures_whole_keeps_its_micro_batch() -> None:
+    seeing = replace(a_variant(SMOLLM, 2048, 2), projector=Projector("mmproj.gguf", "c", MiB, MiB, sees_whole=True))
+    assert micro_batches(seeing) == (MICRO_BATCH,)

@@ -14,6 +14,7 @@ from swapd.host import stores
 from swapd.host.catalog import Catalog
 from swapd.host.stores import Store
 from swapd.served import ModelEntry
+from tests.gguf_models import tiny_projector
 
 Put = Callable[..., Path]
 KINDS = ("huggingface", "ollama", "lmstudio", "llama.cpp")
@@ -199,3 +200,14 @@ def test_folders_come_before_stores_and_one_file_is_listed_once(tmp_path: Path, 
     found = catalog(Store("huggingface", tmp_path / "hub"), Store("llama.cpp", tmp_path / "hub"), dirs=(mine.parent,))
     assert [model.name for model in found.models()] == ["qwen-7b"]
     assert found.resolve("org/m:Q4_0").name == "qwen-7b"
+
+
+def test_an_ollama_model_sees_with_its_own_projector(ollama: Callable[..., Path], tmp_path: Path) -> None:
+    projector = tiny_projector(tmp_path / "projector.gguf", width=64).read_bytes()
+    folder = ollama("library/seer/1b", projector=projector)
+    model = catalog(Store("ollama", folder)).resolve("seer:1b")
+    assert model.variant is not None
+    assert model.variant.projector is not None
+    assert Path(model.variant.projector.path).read_bytes() == projector
+    blind = catalog(Store("ollama", folder), entries={"seer:1b": ModelEntry(projector="none")}).resolve("seer:1b")
+    assert not blind.sees
