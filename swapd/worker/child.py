@@ -247,7 +247,7 @@ class Worker:
 
     def _renew(self, load: Load, model: Model) -> None:
         """Another context for the weights that are there."""
-        if self._context is None or self._draft is not None or load.draft or load.pooling:
+        if self._context is None or self._draft is not None or load.draft or load.pooling or load.path != model.path:
             raise WireError("Load is sent again for the weights of a model that writes text, alone")
         began = perf_counter()
         self._slots = self._clerk = None

@@ -167,7 +167,7 @@ class Model:
         self._model = C.llama_model_load_from_file(order.path.encode(), parameters.value)
         if not self._model:
             raise CannotLoad(log.reason(), log.is_out_of_memory())
-        self.pointer = self._model
+        self.pointer, self.path = self._model, order.path
         self.layers: int = C.llama_model_n_layer(self._model) + 1
         self.gpu_layers = min(order.gpu_layers, self.layers) if parameters.on_gpu else 0
         self.devices = parameters.devices

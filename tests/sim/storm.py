@@ -152,6 +152,8 @@ def blow(world: World, chance: Chance) -> None:
             world.drop_files(name)
         case 28 | 29 | 30:
             pipeline(world, name, names[(names.index(name) + 1) % len(names)], chance)
+        case 31:
+            crowd(world, names, chance)
         case _:
             world.run((0.01, 0.1, 0.3, 1.0, 3.0, 10.0)[chance(6)])
 
@@ -171,6 +173,17 @@ def pipeline(world: World, first: VariantId, second: VariantId, chance: Chance) 
     world.run((1.0, 6.0)[chance(2)])
     world.ask(first, (0.3, 3.0)[chance(2)])
     world.run((0.3, 1.0, 2.0, 7.0)[chance(4)])
+
+
+def crowd(world: World, names: tuple[VariantId, ...], chance: Chance) -> None:
+    """Some of all models are at work, others just idle, when another program wants memory."""
+    for name in names:
+        world.ask(name, (0.1, 20.0)[chance(2)])
+        world.run((1.0, 3.0)[chance(2)])
+    device = tuple(world.foreign)[0]
+    world.take(device, (1 + chance(4)) * UNIT)
+    world.run((0.3, 2.0, 6.0)[chance(3)])
+    world.take(device, -world.foreign[device])
 
 
 def story(chance: Chance, length: int, *, faults: int = 10) -> World:

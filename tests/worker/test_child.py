@@ -243,9 +243,10 @@ def test_what_no_swapd_sends_ends_it_with_a_line(spare: Child) -> None:
     assert b"cannot go on" in spare.process.stderr.read()
 
 
-def test_a_second_load_ends_it_with_a_line(spare: Child, smollm: Path) -> None:
+@pytest.mark.parametrize("changes", [{"path": "/other.gguf"}, {"pooling": "mean"}], ids=str)
+def test_a_load_of_anything_else_ends_it(spare: Child, smollm: Path, changes: dict[str, object]) -> None:
     spare.load(a_load(smollm))
-    spare.send(a_load(smollm))
+    spare.send(a_load(smollm, **changes))
     assert spare.wait_gone() == 70
 
 
