@@ -180,7 +180,7 @@ def crowd(world: World, names: tuple[VariantId, ...], chance: Chance) -> None:
     for name in names:
         world.ask(name, (0.1, 20.0)[chance(2)])
         world.run((1.0, 3.0)[chance(2)])
-    device = tuple(world.foreign)[0]
+    device = next(iter(world.foreign))
     world.take(device, (1 + chance(4)) * UNIT)
     world.run((0.3, 2.0, 6.0)[chance(3)])
     world.take(device, -world.foreign[device])
