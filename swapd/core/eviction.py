@@ -9,15 +9,17 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, TypeAlias
 
-from swapd.core import costs
+from swapd.core import costs, sparing
 from swapd.core.messages import Ranking
 from swapd.core.model import DeviceId, Footprint, ResidentId, VariantId
 from swapd.core.resident import STAYING, Phase, Resident
 from swapd.core.state import State, remembered
 from swapd.units import Bytes, Seconds
 
-TENURE: Final = 3.0
+TENURE: Final = 6.0
 """A resident at work stays so many times as long as it was waited for, whoever is overdue."""
+LONGEST_TENURE: Final = 3.0
+"""Of `max_wait`: never longer than this."""
 CLEARLY: Final = 0.7
 """The order of last use is left only for victims that cost less than so much of it: measured seconds are noisy."""
 
@@ -58,8 +60,9 @@ def tenure_ends(state: State, resident: Resident) -> Seconds:
     waits long, leaving sooner costs more in swaps than those who wait would gain.
     """
     loaded_at = state.now if resident.loaded_at is None else resident.loaded_at
-    waited = min(state.policy.max_wait, resident.since - resident.asked_at)
-    return loaded_at + max(state.policy.min_residency, TENURE * waited)
+    waited = resident.since - resident.asked_at
+    most = LONGEST_TENURE * state.policy.max_wait
+    return loaded_at + max(state.policy.min_residency, min(most, TENURE * waited))
 
 
 def victims(
@@ -71,17 +74,17 @@ def victims(
     places: int = 0,
     busy: bool = False,
     is_hurried: bool = True,
+    spared: frozenset[ResidentId] = frozenset(),
 ) -> tuple[Resident, ...] | None:
     """Residents whose leaving makes room for `need` and frees `places` more; None: not enough.
 
     The least recently used, or those whose loss costs clearly less. With `busy`, residents at work come after
-    all idle ones.
+    all idle ones. None of `spared`.
     """
-
     way = busy, is_hurried
     if not _could_be_enough(state, way, need, room):
         return None
-    oldest = _sufficient(state, need, room, _without(newcomer, _by_use(state)[way]), places)
+    oldest = _sufficient(state, need, room, _without(newcomer, spared, _by_use(state)[way]), places)
     if not oldest or state.policy.ranking is Ranking.LRU:
         return oldest
     regrets = costs.regrets(state)
@@ -89,7 +92,7 @@ def victims(
     by_regret = _by_regret(state)[way]
     if min(regrets[r.id] for r in by_regret) >= CLEARLY * loss:
         return oldest  # nobody alone costs less
-    cheapest = _sufficient(state, need, room, _without(newcomer, by_regret), places) or oldest
+    cheapest = _sufficient(state, need, room, _without(newcomer, spared, by_regret), places) or oldest
     at_work = [sum(not state.is_idle(r) for r in chosen) for chosen in (cheapest, oldest)]
     return cheapest if at_work[0] <= at_work[1] and sum(regrets[r.id] for r in cheapest) < CLEARLY * loss else oldest
 
@@ -98,8 +101,8 @@ _Way: TypeAlias = tuple[bool, bool]
 """`busy` and `is_hurried`."""
 
 
-def _without(newcomer: VariantId, order: tuple[Resident, ...]) -> Iterator[Resident]:
-    return (resident for resident in order if resident.variant.id != newcomer)
+def _without(newcomer: VariantId, spared: frozenset[ResidentId], order: tuple[Resident, ...]) -> Iterator[Resident]:
+    return (resident for resident in order if resident.variant.id != newcomer and resident.id not in spared)
 
 
 @remembered
@@ -210,5 +213,6 @@ def next_deadline(state: State) -> Seconds | None:
             times.append(tenure_ends(state, resident))
     for group in state.waiting.values():
         times += [state.overdue_at(group), state.pressing_at(group)]
+    times += sparing.next_look(state)
     due = [time for time in times if time > state.now and not math.isinf(time)]
     return min(due, default=None)

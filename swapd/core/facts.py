@@ -166,6 +166,8 @@ class Facts(Hindsight):
             )
             self.remember(resident.variant.id, answered)
         self.put(resident)
+        if self.state.is_idle(resident):
+            self.remember(resident.variant.id, replace(self.past(resident.variant.id), rested_at=self.state.now))
 
     def _unload(self, event: UnloadRequested) -> None:
         reason = "unloaded by force" if event.force else "unloaded on request"

@@ -6,6 +6,7 @@ Values and how facts change them; `costs` makes prices of them. Forgotten with t
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,6 +22,11 @@ LEARNING: Final = 0.3
 """How much the last of several measurements counts."""
 ENOUGH: Final[Tokens] = 32
 """A prompt of which less had to be evaluated does not tell how fast that is."""
+
+GAPS: Final[tuple[Seconds, ...]] = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
+"""Rests between one answer and the next request are counted up to these lengths."""
+FADING: Final = 0.95
+"""With each rest those before it count so much less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,10 @@ class Past:
     """Tokens a second."""
     token: Mapping[int, Seconds] = field(default_factory=dict)
     """Seconds for a token of an answer, by layers on the GPU."""
+    rested_at: Seconds | None = None
+    """Since when it has had nothing to do; None: it has, or was never used."""
+    gaps: tuple[float, ...] = (0.0,) * (len(GAPS) + 1)
+    """How many of its rests were so long: up to each of GAPS but not the one before, or longer; they fade."""
 
     def rate(self, now: Seconds) -> float:
         """Requests a second lately."""
@@ -50,7 +60,12 @@ class Past:
         return 1.0 - math.exp(-self.rate(now) * horizon)
 
     def asked(self, now: Seconds) -> Past:
-        return replace(self, asked_at=now, weight=self.rate(now) * MEMORY + 1.0)
+        past = replace(self, asked_at=now, weight=self.rate(now) * MEMORY + 1.0)
+        if self.rested_at is None:
+            return past
+        which = bisect_left(GAPS, now - self.rested_at)
+        gaps = tuple(FADING * count + (number == which) for number, count in enumerate(self.gaps))
+        return replace(past, rested_at=None, gaps=gaps)
 
     def loaded(self, seconds: Seconds, tier: Tier | None = None) -> Past:
         """`tier` None: not known, or between two."""

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from swapd.core import costs, eviction, footprint, placement
+from swapd.core import costs, eviction, footprint, placement, sparing
 from swapd.core.decision import Choice, Cost
 from swapd.core.group import Group
 from swapd.core.messages import Overflow, Ranking
-from swapd.core.model import DeviceId, Footprint, Placement
+from swapd.core.model import DeviceId, Footprint, Placement, ResidentId
 from swapd.core.resident import STAYING, Resident
 from swapd.core.state import State
 from swapd.units import Bytes, Seconds
@@ -107,6 +107,7 @@ class _Question:
         self.predict = footprint.predictor(state, self.variant)
         self.may_evict = group.clients > 0
         self.is_overdue = state.is_overdue(group)
+        self.spared: frozenset[ResidentId] = frozenset()
         self.is_priced = state.policy.ranking is Ranking.COST
         cap = state.cap(self.variant)
         self.room = _least(state.room(), cap)
@@ -187,6 +188,7 @@ class _Question:
 
         Those at work leave now only for a group that is overdue.
         """
+        self.spared = sparing.spared(self.state, self.group)
         now = [p for place, need in options if (p := self._evict(place, need, busy=self.is_overdue)) is not None]
         plans = [min(now, key=self._rank)] if now else []
         if not now:
@@ -200,7 +202,9 @@ class _Question:
         return plan.price, *_loss(self.state, plan.leaving)
 
     def _evict(self, place: Placement, need: Footprint, *, busy: bool) -> Plan | None:
-        leaving = eviction.victims(self.state, need, self.variant.id, self.room, places=self.places, busy=busy)
+        leaving = eviction.victims(
+            self.state, need, self.variant.id, self.room, places=self.places, busy=busy, spared=self.spared
+        )
         if leaving is None:
             return None
         return self._plan(Choice.EVICT if leaving else Choice.LOAD, place, need, leaving)
