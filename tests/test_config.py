@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from swapd import __version__
 from swapd.config import Settings, load
 from swapd.config.sources import NOT_SETTINGS
-from swapd.config.tables import LATER_KEYS, Options, kinds
+from swapd.config.tables import Options, kinds
 from swapd.config.values import with_base_folders
 from swapd.core.messages import Overflow, Policy, Ranking
 from swapd.errors import InvalidConfig
@@ -499,13 +499,10 @@ def test_small_kv_types_need_flash_attention(problems: Callable[..., list[str]],
     assert loaded(text + '"auto"').entries["a"].kv_type == "q4_0"
 
 
-@pytest.mark.parametrize(("table", "key"), sorted(LATER_KEYS))
-def test_keys_of_later_releases_are_told_from_unknown_ones(
-    table: str, key: str, problems: Callable[..., list[str]]
-) -> None:
-    header = "models.m" if table == "models" else table
-    (problem,) = problems(f"[{header}]\n{key} = true")
-    assert f"{key} = true: not in swapd {__version__} yet; remove it" in problem
+def test_servers_of_a_later_release_are_told_from_mistakes(problems: Callable[..., list[str]], loaded: Load) -> None:
+    loaded("[memory]\nrpc = []")
+    (problem,) = problems('[memory]\nrpc = ["host:50052"]')
+    assert f'[memory] rpc = ["host:50052"]: not in swapd {__version__} yet; only [] is allowed' in problem
 
 
 def test_lines_are_found_however_a_key_is_written(problems: Callable[..., list[str]]) -> None:

@@ -10,9 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from swapd import __version__
 from swapd.config.sources import Place, Sources, nearest
-from swapd.config.tables import LATER_KEYS, Options, Preset, kinds
+from swapd.config.tables import Options, Preset, kinds
 
 _WORDS = {
     "bool_type": "true or false",
@@ -63,8 +62,6 @@ def _unknown(place: Place) -> str:
     tables = kinds()
     if len(place) == 1:
         return f"no such table{nearest(str(place[0]), tables)}"
-    if (place[0], place[-1]) in LATER_KEYS:
-        return f"not in swapd {__version__} yet; remove it"
     inner = {"options": Options.model_fields, "presets": Preset.model_fields}
     known = inner.get(str(place[2]), tables[str(place[0])]) if len(place) > 3 else tables[str(place[0])]
     return f"no such key{nearest(str(place[-1]), known)}"

@@ -7,7 +7,7 @@ single value may be is in `values.py`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_origin
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,6 +23,7 @@ from swapd.config.values import (
     KeysInFile,
     LayersOrAuto,
     Name,
+    NoServers,
     Origin,
     Penalty,
     PresetName,
@@ -37,13 +38,6 @@ from swapd.config.values import (
     ThreadsOrAuto,
 )
 from swapd.units import GiB, MiB
-
-LATER_KEYS: Final = frozenset(
-    {
-        ("memory", "rpc"),
-    }
-)
-"""Keys that a later release will have."""
 
 
 def _as_written(default: object, **limits: Any) -> Any:
@@ -72,6 +66,7 @@ class Memory(Table):
     host_reserve: Size = 2 * GiB
     prompt_cache: Size = 2 * GiB
     warm_cache: SizeOrAuto = _as_written("auto")
+    rpc: NoServers = _as_written([])
 
 
 class Engine(Table):

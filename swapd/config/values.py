@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, PlainValidator, ValidationInfo
 
+from swapd import __version__
 from swapd.host.listen import TcpAddress, UnixAddress, parse
 from swapd.units import FOREVER, GiB, parse_bytes, parse_duration, parse_share
 
@@ -156,6 +157,12 @@ def _path(given: object, info: ValidationInfo) -> Path:
     return Path(os.path.normpath(context.folder / expanded))
 
 
+def _no_servers(given: object) -> tuple[()]:
+    if given != []:
+        raise ValueError(f"not in swapd {__version__} yet; only [] is allowed")
+    return ()
+
+
 def _projector(given: object, info: ValidationInfo) -> str:
     """Absolute, or one of the two words that are no file."""
     return given if given in ("", "none") and isinstance(given, str) else str(_path(given, info))
@@ -218,6 +225,7 @@ Duration: TypeAlias = Annotated[float, PlainValidator(_duration)]
 FiniteDuration: TypeAlias = Annotated[float, PlainValidator(_finite_duration)]
 FilePath: TypeAlias = Annotated[Path, PlainValidator(_path)]
 ProjectorFile: TypeAlias = Annotated[str, PlainValidator(_projector)]
+NoServers: TypeAlias = Annotated[tuple[()], PlainValidator(_no_servers)]
 Name: TypeAlias = Annotated[str, PlainValidator(_name)]
 PresetName: TypeAlias = Annotated[str, PlainValidator(_preset_name)]
 TextFile: TypeAlias = Annotated[str, PlainValidator(_text_in_file)]
