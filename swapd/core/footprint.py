@@ -15,7 +15,7 @@ from swapd.core.model import HOST, DeviceId, Footprint, Placement, Shape, Varian
 from swapd.core.state import State
 from swapd.units import Bytes, MiB, Tokens
 
-PROCESS: Final[Bytes] = 60 * MiB
+PROCESS: Final[Bytes] = 65 * MiB
 """A worker without a model, and what it needs besides to answer: interpreter, bindings, llama.cpp."""
 
 PROPOSALS: Final = 16

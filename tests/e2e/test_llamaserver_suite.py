@@ -9,6 +9,7 @@ import http.client
 import json
 import re
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ import pytest
 from swapd.demo import models
 from tests.adapters import write_adapter
 from tests.e2e.conftest import GEMMA, SMOL, Daemon
-from tests.gguf_models import infilling, tiny_bert
+from tests.gguf_models import infilling, picture, tiny_bert
 
 pytestmark = pytest.mark.e2e
 
@@ -41,6 +42,7 @@ rerank = "ranker"
 embedding = "bert"
 completion = "plain"
 """
+PICTURE = b64encode(picture((0, 0, 255))).decode()
 STORY = "The lighthouse keeper counted the ships that passed before dawn"
 CHAT: list[dict[str, str]] = [
     {"role": "system", "content": "Answer in a few words."},
@@ -239,8 +241,10 @@ class TestCompletion:
         assert complete(daemon, prompt=[1, 2, 3, STORY, 4, 5, STORY])["content"]
 
     def test_media_for_a_model_that_reads_none_are_refused(self, daemon: Daemon) -> None:
-        body = {"prompt": {"prompt_string": "<__media__>", "multimodal_data": ["AAAA"]}}
-        assert "multimodal_data" in bad(daemon, "/completion", body)["message"]
+        body = {"prompt": {"prompt_string": "<__media__>", "multimodal_data": [PICTURE]}}
+        assert "no projector" in bad(daemon, "/completion", body)["message"]
+        body["prompt"]["multimodal_data"] = ["AAAA"]
+        assert "of no kind that is known" in bad(daemon, "/completion", body)["message"]
 
     def test_several_answers_to_one_prompt(self, daemon: Daemon) -> None:
         several = complete(daemon, n_cmpl=3, seed=1, temperature=1.5)

@@ -28,7 +28,7 @@ options = { temperature = 0.5, seed = 1, max_tokens = 200, stop = ["\\n", ".", "
 [models."smollm2-135m"]
 context = 8192
 slots = 1
-options = { temperature = 0, max_tokens = 60 }
+options = { temperature = 0, max_tokens = 60, stop = ["\\n", "."] }
 """
 """Agents send prompts of 10,000 tokens, and take an answer that was cut off for a failure."""
 LIMIT = 240
