@@ -135,7 +135,6 @@ class TestLangChainOpenAI(_Small):
         changes = {"extra_body": {"repeat_penalty": penalty, "parallel_tool_calls": False}}
         return cast(BaseChatModel, model.model_copy(update=changes))
 
-
     @pytest.fixture
     def model(self, request: pytest.FixtureRequest) -> BaseChatModel:
         """Calls want what the prompt says repeated, which a penalty forbids."""
