@@ -66,7 +66,7 @@ def _document(request: GenerationRequest, turn: Turn, tools: Toolbox, grammar: G
         return None
     assert request.schema is not None
     schemas.compile_schema(request.schema)
-    schema = schemas.plain(json.loads(request.schema))
+    schema = schemas.closed(schemas.plain(json.loads(request.schema)))
     if offers and turn.form.bare is not None:
         choices = [schema, *lark.objects(turn.form, _strict(tools, lenient=True))]
         if '"$ref"' in json.dumps(choices):  # which would point into another document
@@ -127,7 +127,7 @@ def _strict(tools: Toolbox, lenient: bool = False) -> Toolbox:
 def _strict_schema(text: str) -> Mapping[str, Any]:
     """Of one tool; cached, for callers send the same tools with every turn. Raises InvalidRequest."""
     schemas.compile_schema(text)
-    plain = {"type": "object", **schemas.plain(json.loads(text))}
+    plain = {"type": "object", **schemas.closed(schemas.plain(json.loads(text)))}
     if plain.get("properties") is not None:
         plain.setdefault("additionalProperties", False)
     return plain

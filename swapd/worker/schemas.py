@@ -6,6 +6,7 @@ Used by `constraints`. Pure.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
@@ -25,6 +26,9 @@ _OPTIONS: Final = {
 _MANY: Final = ("properties", "patternProperties", "$defs", "definitions")
 _LISTS: Final = ("anyOf", "oneOf", "allOf", "prefixItems")
 _SINGLES: Final = ("items", "additionalProperties", "additionalItems", "not")
+_OPENING: Final = ("additionalProperties", "unevaluatedProperties", "patternProperties", "propertyNames")
+"""Who says one of these has thought of properties that have no name."""
+_COMBINED: Final = ("allOf", "anyOf", "oneOf", "$ref", "not", "if", "dependentSchemas")
 
 
 def compile_schema(text: str) -> str:
@@ -39,7 +43,7 @@ def compile_schema(text: str) -> str:
         raise InvalidRequest(f"cannot use the JSON schema: it is no JSON: {error}", "schema") from None
     if not isinstance(schema, (dict, bool)):
         raise InvalidRequest("cannot use the JSON schema: it should be an object", "schema")
-    schema = plain(schema)
+    schema = closed(plain(schema))
     grammar, problem = _try(schema)
     if problem is None:
         return grammar
@@ -61,6 +65,58 @@ def plain(schema: Any) -> Any:
             kept[key] = {name: plain(part) for name, part in value.items()}
         else:
             kept[key] = plain(value) if key in _LISTS or key in _SINGLES else value
+    return kept
+
+
+def closed(schema: Any) -> Any:
+    """An object that names its properties has no others, unless its schema says that it may.
+
+    As llama.cpp and Ollama read schemas, for whom most are written: a small model that may go on making properties up
+    does. Where parts of a schema hold for one object together, each would shut out what the others name: there all is
+    left as it is. `schema` is a plain one.
+    """
+    return schema if _combines(schema) else _closed(schema)
+
+
+def _closed(schema: Any) -> Any:
+    if not isinstance(schema, dict):
+        return schema
+    kept = _inside(schema, _closed)
+    named = schema.get("properties")
+    if isinstance(named, dict) and not any(key in schema for key in _OPENING):
+        wanted = schema.get("required")
+        is_named = not isinstance(wanted, list) or all(name in named for name in wanted if isinstance(name, str))
+        least = schema.get("minProperties")
+        if is_named and not (isinstance(least, int) and least > len(named)):
+            kept["additionalProperties"] = False
+    return kept
+
+
+def _combines(schema: Any) -> bool:
+    """Whether more than one of its parts says what properties an object may have."""
+    if not isinstance(schema, dict):
+        return False
+    parts = sum(key in schema for key in _COMBINED) + ("properties" in schema)
+    several = schema.get("allOf")
+    return (
+        parts > 1
+        or (isinstance(several, list) and len(several) > 1)
+        or any(_combines(part) for _, part in _parts(schema))
+    )
+
+
+def _inside(schema: dict[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """The schema, each of those in it changed."""
+    kept = dict(schema)
+    for key in _MANY:
+        if isinstance(schema.get(key), dict):
+            kept[key] = {name: change(part) for name, part in schema[key].items()}
+    for key in _LISTS:
+        if isinstance(schema.get(key), list):
+            kept[key] = [change(part) for part in schema[key]]
+    for key in _SINGLES:
+        if key in schema:
+            kept[key] = change(schema[key])
     return kept
 
 

@@ -66,6 +66,47 @@ def test_answers_follow_the_schema(shared: Child, schema: Any) -> None:
         jsonschema.validate(json.loads(answer.text), schema)
 
 
+INTEGER = {"type": "integer", "minimum": 0, "maximum": 99}
+
+
+@pytest.mark.parametrize(
+    ("schema", "names"),
+    [
+        ({"type": "object", "properties": {"a": INTEGER}, "required": ["a"]}, {"a"}),
+        ({"properties": {"a": {"type": "object", "properties": {"b": INTEGER}, "required": ["b"]}}, "required": ["a"],
+          "type": "object"}, {"a", "b"}),
+        ({"$ref": "#/$defs/x", "$defs": {"x": {"type": "object", "properties": {"a": INTEGER}}}}, {"a"}),
+        ({"type": "array", "maxItems": 2, "minItems": 2, "items": {"type": "object", "properties": {"a": INTEGER}}},
+         {"a"}),
+    ],
+)  # fmt: skip
+def test_an_object_has_the_properties_that_are_named_and_no_others(
+    shared: Child, schema: Any, names: set[str]
+) -> None:
+    """As llama.cpp and Ollama read schemas: a model that may make others up does, without end."""
+    for answer in constrained(shared, "only", schema=json.dumps(schema), max_tokens=90):
+        assert answer.ending.reason is StopReason.STOP, answer.text
+        assert set(re.findall(r'"(\w+)"\s*:', answer.text)) <= names
+
+
+@pytest.mark.parametrize(
+    ("schema", "wanted"),
+    [
+        ({"type": "object", "properties": {"a": INTEGER}, "required": ["a", "b"], "maxProperties": 2}, ["a", "b"]),
+        ({"type": "object", "properties": {"a": INTEGER}, "required": ["a", "b"], "additionalProperties": INTEGER,
+          "maxProperties": 2}, ["a", "b"]),
+        ({"allOf": [{"type": "object", "properties": {"a": INTEGER}, "required": ["a"]},
+                    {"properties": {"b": INTEGER}, "required": ["b"]}], "maxProperties": 2}, ["a", "b"]),
+        ({"type": "object", "properties": {"a": INTEGER}, "required": ["a"], "maxProperties": 2,
+          "anyOf": [{"required": ["a", "b"]}]}, ["a", "b"]),
+    ],
+)  # fmt: skip
+def test_other_properties_stay_where_a_schema_wants_them(shared: Child, schema: Any, wanted: list[str]) -> None:
+    answer = shared.generate(ask("A pair: ", schema=json.dumps(schema), max_tokens=400))[0]
+    if answer.ending.reason is StopReason.STOP:
+        assert sorted(json.loads(answer.text)) == wanted
+
+
 def test_another_vocabulary_follows_it_too(spare: Child, gemma: Path) -> None:
     """262k tokens of another kind, greedy and hot, several at once. (Greedy, it would nest places without end.)"""
     flat = {**PERSON, "$defs": {"place": {"type": "object", "maxProperties": 0}}}
