@@ -193,6 +193,8 @@ class GenerationRequest:
     """The prompt ends with what begins the assistant's turn, unless it `continues`."""
     adapter: str = ""
     """Name of the LoRA adapter to answer with; empty: none."""
+    adapters: tuple[tuple[str, float], ...] | None = None
+    """(name, how much of it is added) of those to answer with instead; None: as `adapter` says."""
     session: str = ""
     """Whose conversation this is, if the caller says."""
     caches: bool = True

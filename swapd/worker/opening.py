@@ -54,7 +54,7 @@ class Opener:
         echo = None
         if request.echo and request.logprobs is not None:
             echo = Echo(request, prompt, self._vocabulary)
-        adapter = self._adapters.find(request.adapter)
+        adapter = self._adapters.wanted(request)
         constraint = self._constraints.make(request, prompt.rules)
         sampler = Sampler(request, self._vocabulary, self._context.length, prompt.said, constraint)
         caches = request.caches and echo is None

@@ -70,7 +70,7 @@ class Slots:
 
     def admit(self, request: GenerationRequest) -> None:
         """Queue it. Raises InvalidRequest, ContextLengthExceeded, AdapterUnusable."""
-        self._adapters.find(request.adapter)
+        self._adapters.wanted(request)
         self._waiting.append((request, self._reader.read(request)))
 
     def stop(self, request: str) -> list[FromWorker]:

@@ -59,6 +59,28 @@ def test_each_adapter_answers_in_its_own_way_whoever_was_before(worker: Child) -
     assert again == alone
 
 
+def test_adapters_are_added_as_much_as_is_asked_for_and_several_together(worker: Child) -> None:
+    def mixed(name: str, *adapters: tuple[str, float]) -> str:
+        request = replace(with_adapter(ask(PROMPT, name=name), "c", caches=False), adapters=adapters)
+        return worker.generate(request)[0].text
+
+    none, a = text(worker, "", "plain"), text(worker, "a", "only a")
+    assert (mixed("nothing"), mixed("zero", ("a", 0.0)), mixed("one", ("a", 1.0))) == (none, none, a)
+    part, both = mixed("part", ("a", 0.5)), mixed("both", ("a", 0.5), ("b", 1.0))
+    assert len({none, a, part, both}) == 4
+    assert mixed("turned", ("b", 1.0), ("a", 0.5)) == both
+    assert mixed("again", ("a", 0.5)) == part
+
+
+def test_what_was_read_with_a_part_of_an_adapter_is_of_no_use_to_the_whole(worker: Child) -> None:
+    half = replace(ask(STORY, name="half"), adapters=(("d", 0.5),))
+    worker.generate(half)
+    (whole,) = worker.generate(with_adapter(ask(STORY, name="whole d"), "d"))
+    (again,) = worker.generate(replace(half, id="half again"))
+    assert whole.ending.usage.cached == 0
+    assert again.ending.usage.evaluated == 1
+
+
 def test_requests_of_several_adapters_at_one_time_do_not_mix_and_all_get_on(worker: Child) -> None:
     names = ("", "a", "b", "c")
     alone = {adapter: text(worker, adapter, f"one {adapter}") for adapter in names}
