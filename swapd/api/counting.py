@@ -5,13 +5,11 @@ Anthropic's have a route of their own in `anthropic.py`.
 
 from __future__ import annotations
 
-from typing import Final
-
 from aiohttp import web
 
 from swapd.api.bodies import parse, read_object
 from swapd.api.calls import GATEWAY, json_answer
-from swapd.api.chosen import model_for
+from swapd.api.chosen import CHAT, model_for
 from swapd.api.llamaserver_bodies import TemplateBody
 from swapd.api.openai_messages import check_choice
 from swapd.api.responses_bodies import read_responses
@@ -19,14 +17,12 @@ from swapd.generation import GenerationRequest
 
 routes = web.RouteTableDef()
 
-_TASK: Final = "chat"
-
 
 @routes.post("/chat/completions/input_tokens")
 @routes.post("/v1/chat/completions/input_tokens")
 async def chat(request: web.Request) -> web.Response:
     body = check_choice(parse(TemplateBody, await read_object(request)))
-    name = await model_for(request.app[GATEWAY], body.model, _TASK)
+    name = await model_for(request.app[GATEWAY], body.model, CHAT)
     return await _counted(request, name, body.asked_in(GenerationRequest("")))
 
 
@@ -34,7 +30,8 @@ async def chat(request: web.Request) -> web.Response:
 @routes.post("/v1/responses/input_tokens")
 async def responses(request: web.Request) -> web.Response:
     body = read_responses(await read_object(request))
-    return await _counted(request, body.model, body.asked(""))
+    name = await model_for(request.app[GATEWAY], body.model, CHAT)
+    return await _counted(request, name, body.asked(""))
 
 
 async def _counted(request: web.Request, name: str, wanted: GenerationRequest) -> web.Response:

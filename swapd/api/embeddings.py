@@ -18,8 +18,8 @@ from pydantic import BeforeValidator, Field
 
 from swapd.api.bodies import parse, read_object
 from swapd.api.calls import GATEWAY, MODEL, answer_headers, generation_ids, json_answer, priority
-from swapd.api.chosen import model_for
-from swapd.api.fields import Body, KeepAlive, Whole
+from swapd.api.chosen import EMBEDDING, model_for
+from swapd.api.fields import Body, KeepAlive, ModelName, Whole
 from swapd.errors import InvalidRequest
 from swapd.questions import Embed, Embedded
 from swapd.runtime.vectors import VectorAnswer, VectorAsk
@@ -28,7 +28,6 @@ from swapd.units import Seconds
 routes = web.RouteTableDef()
 
 MAX_INPUTS: Final = 2048
-_TASK: Final = "embedding"
 _MAX_DIMENSIONS: Final = 2**16
 
 Input = str | tuple[int, ...]
@@ -78,7 +77,7 @@ Dimensions = Annotated[Whole, Field(ge=1, le=_MAX_DIMENSIONS)]
 class EmbeddingsBody(Body):
     """OpenAI's."""
 
-    model: Name
+    model: ModelName = None
     input: Inputs
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Dimensions | None = None
@@ -106,7 +105,7 @@ class OldEmbeddingsBody(Body):
 class ContentBody(Body):
     """llama-server's own."""
 
-    model: Annotated[str, Field(max_length=1024)] | None = None
+    model: ModelName = None
     content: Inputs | None = None
     input: Inputs | None = None
     embd_normalize: Whole | None = None
@@ -123,7 +122,8 @@ async def openai(request: web.Request) -> web.Response:
     if not body.input:
         raise InvalidRequest("cannot read 'input': at least one input is expected", "input")
     question = Embed(body.input, dimensions=body.dimensions)
-    answer, found = await _embed(request, body.model, question, body.keep_alive)
+    name = await model_for(request.app[GATEWAY], body.model, EMBEDDING)
+    answer, found = await _embed(request, name, question, body.keep_alive)
     is_packed = body.encoding_format == "base64"
     data = [
         {"object": "embedding", "index": index, "embedding": _packed(raw) if is_packed else _numbers(raw)}
@@ -131,9 +131,7 @@ async def openai(request: web.Request) -> web.Response:
     ]
     count = sum(found.tokens)
     usage = {"prompt_tokens": count, "total_tokens": count}
-    return json_answer(
-        {"object": "list", "data": data, "model": body.model, "usage": usage}, headers=answer_headers(answer)
-    )
+    return json_answer({"object": "list", "data": data, "model": name, "usage": usage}, headers=answer_headers(answer))
 
 
 @routes.post("/api/embed")
@@ -171,7 +169,7 @@ async def llama_server(request: web.Request) -> web.Response:
         raise InvalidRequest("cannot read 'content': at least one text is expected", "content")
     if body.embd_normalize not in (None, -1, 2):
         raise InvalidRequest("cannot serve 'embd_normalize': 2 (length 1) and -1 (as they are) are", "embd_normalize")
-    name = await model_for(request.app[GATEWAY], body.model, _TASK)
+    name = await model_for(request.app[GATEWAY], body.model, EMBEDDING)
     question = Embed(body.inputs, is_normalised=body.embd_normalize != -1)
     answer, found = await _embed(request, name, question, body.keep_alive)
     documents = [{"index": index, "embedding": [_numbers(raw)]} for index, raw in enumerate(found.vectors)]

@@ -84,6 +84,8 @@ Absent = Annotated[None, BeforeValidator(_absent)]
 """Something that would change the answer and is not served: only its empty values pass."""
 
 
+ModelName = Annotated[str, Field(max_length=1024)] | None
+"""A model's; where none is given, it is the one that is meant if that can be told."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Breaker = Annotated[str, Field(max_length=64)]
 

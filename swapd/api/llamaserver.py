@@ -14,7 +14,7 @@ from swapd import __version__
 from swapd.api.answers import give
 from swapd.api.bodies import parse, read_object
 from swapd.api.calls import GATEWAY, generation_ids, json_answer, priority, session
-from swapd.api.chosen import check_infill, model_for
+from swapd.api.chosen import AUTOCOMPLETE, COMPLETION, adapters_for, model_for, need_infill
 from swapd.api.llamaserver_bodies import (
     MEDIA_MARKER,
     CompletionBody,
@@ -37,9 +37,6 @@ from swapd.runtime.gateway import Gateway
 
 routes = web.RouteTableDef()
 
-_INFILL: Final = "autocomplete"
-"""The task whose route `/infill` goes to."""
-_COMPLETION: Final = "completion"
 _BUILD: Final = f"swapd-{__version__}"
 _ROUTER: Final[Mapping[str, object]] = {
     "role": "router",
@@ -56,13 +53,20 @@ _ROUTER: Final[Mapping[str, object]] = {
 @routes.post("/completions")
 async def complete(request: web.Request) -> web.StreamResponse:
     gateway, body = request.app[GATEWAY], read_completion(await read_object(request))
-    name = await model_for(gateway, body.model, _COMPLETION)
-    adapted = await _adapted(gateway, name, body)
+    name = await model_for(gateway, body.model, COMPLETION)
+    adapters = await adapters_for(gateway, name, body)
     prompts = [await _prompt(gateway, name, prompt.parts) for prompt in body.prompt]
     bias = await _bias(gateway, name, body)
     ids = generation_ids(request, len(prompts) * body.choices)
     asks = [
-        _ask(request, adapted, body, GenerationRequest(ids.pop(0), prompt=prompt, images=given.images), bias, index)
+        _ask(
+            request,
+            name,
+            body,
+            GenerationRequest(ids.pop(0), prompt=prompt, images=given.images, adapters=adapters),
+            bias,
+            index,
+        )
         for prompt, given in zip(prompts, body.prompt, strict=True)
         for index in range(body.choices)
     ]
@@ -73,14 +77,18 @@ async def complete(request: web.Request) -> web.StreamResponse:
 @routes.post("/infill")
 async def infill(request: web.Request) -> web.StreamResponse:
     gateway, body = request.app[GATEWAY], read_infill(await read_object(request))
-    name = await model_for(gateway, body.model, _INFILL)
-    adapted = await _adapted(gateway, name, body)
-    await check_infill(gateway, name)
+    name = await model_for(gateway, body.model, AUTOCOMPLETE)
+    adapters = await adapters_for(gateway, name, body)
+    await need_infill(gateway, name)
     (unique,) = generation_ids(request, 1)
     wanted = GenerationRequest(
-        unique, prompt=body.input_prefix + (body.prompt or ""), suffix=body.input_suffix, files=body.files
+        unique,
+        prompt=body.input_prefix + (body.prompt or ""),
+        suffix=body.input_suffix,
+        files=body.files,
+        adapters=adapters,
     )
-    ask = _ask(request, adapted, body, wanted, await _bias(gateway, name, body))
+    ask = _ask(request, name, body, wanted, await _bias(gateway, name, body))
     voice = CompletionVoice(name, body, [ask.request], await _ends(gateway, name, body))
     return await give(request, [ask], voice, streamed=bool(body.stream))
 
@@ -88,7 +96,7 @@ async def infill(request: web.Request) -> web.StreamResponse:
 @routes.post("/tokenize")
 async def tokenize(request: web.Request) -> web.Response:
     gateway, body = request.app[GATEWAY], parse(TokenizeBody, await read_object(request))
-    name = await model_for(gateway, body.model, _COMPLETION)
+    name = await model_for(gateway, body.model, COMPLETION)
     found = await gateway.questions.tokenize(
         name, body.parts, add_special=bool(body.add_special), parse_special=body.parse_special is not False
     )
@@ -101,14 +109,14 @@ async def tokenize(request: web.Request) -> web.Response:
 @routes.post("/detokenize")
 async def detokenize(request: web.Request) -> web.Response:
     gateway, body = request.app[GATEWAY], parse(DetokenizeBody, await read_object(request))
-    name = await model_for(gateway, body.model, _COMPLETION)
+    name = await model_for(gateway, body.model, COMPLETION)
     return json_answer({"content": await gateway.questions.detokenize(name, body.tokens)})
 
 
 @routes.post("/apply-template")
 async def apply_template(request: web.Request) -> web.Response:
     gateway, body = request.app[GATEWAY], check_choice(parse(TemplateBody, await read_object(request)))
-    name = await model_for(gateway, body.model, _COMPLETION)
+    name = await model_for(gateway, body.model, COMPLETION)
     wanted = body.asked_in(GenerationRequest(""))
     return json_answer({"prompt": (await gateway.questions.render(name, wanted)).text})
 
@@ -117,7 +125,7 @@ async def apply_template(request: web.Request) -> web.Response:
 async def props(request: web.Request) -> web.Response:
     gateway = request.app[GATEWAY]
     try:
-        name = await model_for(gateway, request.query.get("model"), _COMPLETION)
+        name = await model_for(gateway, request.query.get("model"), COMPLETION)
     except InvalidRequest:
         return json_answer(_ROUTER)
     model = await gateway.find(name)
@@ -148,7 +156,7 @@ async def props(request: web.Request) -> web.Response:
 @routes.get("/slots")
 async def slots(request: web.Request) -> web.Response:
     gateway = request.app[GATEWAY]
-    name = await model_for(gateway, request.query.get("model"), _COMPLETION)
+    name = await model_for(gateway, request.query.get("model"), COMPLETION)
     model = await gateway.find(name)
     told = [
         {"id": number, "n_ctx": resident.context, "speculative": False, "is_processing": number < resident.slots_busy}
@@ -168,18 +176,6 @@ async def _prompt(gateway: Gateway, name: str, parts: list[Part]) -> str | tuple
     if all(isinstance(part, int) for part in parts):
         return tuple(part for part in parts if isinstance(part, int))
     return (await gateway.questions.tokenize(name, parts, add_special=True)).tokens
-
-
-async def _adapted(gateway: Gateway, name: str, body: Generated) -> str:
-    """The name with the adapter that is wanted. Raises InvalidRequest."""
-    if (place := body.adapter) is None:
-        return name
-    model = await gateway.find(name)
-    adapters = [adapter for adapter, _ in model.entry.lora]
-    if place >= len(adapters):
-        raise InvalidRequest(f"cannot serve 'lora': {name!r} has no adapter {place}; it has {len(adapters)}", "lora")
-    wanted = f"{name}+{adapters[place]}"
-    return wanted if gateway.canonical(wanted) else f"{model.name}+{adapters[place]}"  # a task has no adapters
 
 
 async def _ends(gateway: Gateway, name: str, body: Generated) -> tuple[int, ...]:
@@ -214,6 +210,7 @@ def _ask(
             images=wanted.images,
             suffix=wanted.suffix,
             files=wanted.files,
+            adapters=wanted.adapters,
             sampling=seeded(body.sampling, index),
             max_tokens=body.limit,
             stop=tuple(body.stop),

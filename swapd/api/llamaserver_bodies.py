@@ -13,14 +13,13 @@ from typing import Annotated, Any, Final
 import msgspec
 from pydantic import BeforeValidator, Field, SkipValidation, model_validator
 
-from swapd.api.bodies import is_among, is_empty, parse, refuse
-from swapd.api.constrained import Samplers
-from swapd.api.fields import Body, KeepAlive, Limit, Sampled, Stops, Whole
+from swapd.api.bodies import is_among, parse, refuse
+from swapd.api.extras import UNSERVED_EXTRAS, Extras
+from swapd.api.fields import Body, KeepAlive, Limit, ModelName, Stops, Whole
 from swapd.api.openai_messages import Conversation
 from swapd.api.pictures import Album, check_number, from_base64
-from swapd.errors import InvalidRequest
 from swapd.generation import Image
-from swapd.units import Seconds, Tokens
+from swapd.units import Tokens
 
 MAX_PROMPTS: Final = 128
 MAX_ANSWERS: Final = 128
@@ -29,16 +28,9 @@ MAX_PROBABILITIES: Final = 128
 MAX_FILES: Final = 256
 _MAX_FIELDS: Final = 64
 _MAX_BIASES: Final = 1024
-_MAX_ADAPTERS: Final = 64
-
-UNSERVED: Final[Mapping[str, Callable[[Any], bool]]] = {
-    "image_data": is_empty,
-    "grammar_lazy": is_among(False),
-    "adaptive_target": lambda value: isinstance(value, (int, float)) and value < 0,
-}
 
 UNSERVED_INFILL: Final[Mapping[str, Callable[[Any], bool]]] = {
-    **UNSERVED,
+    **UNSERVED_EXTRAS,
     "n_cmpl": is_among(1, 1.0),
     "n": is_among(1, 1.0),
 }
@@ -137,38 +129,20 @@ def _schema(given: Any) -> Any:
     return msgspec.json.encode(given).decode()
 
 
-class Scaled(Body):
-    """An adapter by its place among the model's, and how much of it is added."""
-
-    id: Annotated[Whole, Field(ge=0, lt=_MAX_ADAPTERS)]
-    scale: float
-
-
-class Generated(Sampled):
+class Generated(Extras):
     """What `/completion` and `/infill` have in common."""
 
-    model: Annotated[str, Field(max_length=1024)] | None = None
-    n_predict: Annotated[Whole, Field(ge=-2, le=2**31 - 1)] | None = None
+    model: ModelName = None
     max_tokens: Limit | None = None
     max_completion_tokens: Limit | None = None
     stop: Stops = Field(default_factory=list)
     stream: bool | None = None
-    cache_prompt: bool | None = None
     n_probs: Annotated[Whole, Field(ge=0, le=MAX_PROBABILITIES)] | None = None
     return_tokens: bool | None = None
-    ignore_eos: bool | None = None
     logit_bias: Annotated[Biases, BeforeValidator(_biases)] = Field(default_factory=list)
     grammar: Annotated[str, Field(max_length=2**20)] | None = None
     json_schema: Annotated[str | None, BeforeValidator(_schema, json_schema_input_type=dict[str, Any] | None)] = None
-    samplers: Samplers = None
-    post_sampling_probs: bool | None = None
-    timings_per_token: bool | None = None
-    return_progress: bool | None = None
-    t_max_predict_ms: Annotated[Whole, Field(ge=-1, le=2**31 - 1)] | None = None
-    n_indent: Annotated[Whole, Field(ge=0, le=2**31 - 1)] | None = None
-    lora: Annotated[list[Scaled], Field(max_length=_MAX_ADAPTERS)] | None = None
     response_fields: Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=_MAX_FIELDS)] | None = None
-    id_slot: Whole | None = None
     keep_alive: KeepAlive = None
 
     @model_validator(mode="after")
@@ -188,19 +162,6 @@ class Generated(Sampled):
     def logprobs(self) -> int | None:
         """How many alternatives are wanted beside each token; token numbers come with them."""
         return self.n_probs or None
-
-    @property
-    def line_limit(self) -> Seconds | None:
-        """None: none; as with llama-server, 0 and less are none."""
-        return self.t_max_predict_ms / 1000 if self.t_max_predict_ms and self.t_max_predict_ms > 0 else None
-
-    @property
-    def adapter(self) -> int | None:
-        """Its place among the model's; None: none. Raises InvalidRequest."""
-        added = [each for each in self.lora or () if each.scale]
-        if len(added) > 1 or any(each.scale != 1 for each in added):
-            raise InvalidRequest("cannot serve 'lora' so: one adapter at a time, at a scale of 1, is served", "lora")
-        return added[0].id if added else None
 
 
 class CompletionBody(Generated):
@@ -244,7 +205,7 @@ class InfillBody(Generated):
 
 
 class Named(Body):
-    model: Annotated[str, Field(max_length=1024)] | None = None
+    model: ModelName = None
 
 
 class TokenizeBody(Named):
@@ -268,7 +229,7 @@ class TemplateBody(Named, Conversation):
 
 def read_completion(body: Mapping[str, Any]) -> CompletionBody:
     """Raises InvalidRequest."""
-    refuse(body, UNSERVED)
+    refuse(body, UNSERVED_EXTRAS)
     return parse(CompletionBody, body)
 
 

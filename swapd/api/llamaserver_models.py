@@ -12,13 +12,11 @@ from pydantic import Field
 
 from swapd.api.bodies import parse, read_object
 from swapd.api.calls import GATEWAY, json_answer
-from swapd.api.chosen import model_for
+from swapd.api.chosen import COMPLETION, model_for
 from swapd.api.fields import Body, KeepAlive
 from swapd.errors import NotSupported
 
 routes = web.RouteTableDef()
-
-_TASK: Final = "completion"
 _DONE: Final = {"success": True}
 
 
@@ -46,7 +44,7 @@ async def unload(request: web.Request) -> web.Response:
 @routes.get("/lora-adapters")
 async def adapters(request: web.Request) -> web.Response:
     gateway = request.app[GATEWAY]
-    model = await gateway.find(await model_for(gateway, request.query.get("model"), _TASK))
+    model = await gateway.find(await model_for(gateway, request.query.get("model"), COMPLETION))
     told = [
         {"id": place, "name": name, "path": path, "scale": 1.0 if name == model.adapter else 0.0}
         for place, (name, path) in enumerate(model.entry.lora)

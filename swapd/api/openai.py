@@ -13,7 +13,7 @@ from aiohttp import web
 from swapd.api.answers import give
 from swapd.api.bodies import read_object
 from swapd.api.calls import GATEWAY, generation_ids, priority, session
-from swapd.api.chosen import check_infill
+from swapd.api.chosen import CHAT, COMPLETION, adapters_for, check_infill, model_for
 from swapd.api.openai_bodies import GenerationBody, read_chat, read_completion
 from swapd.api.openai_voice import ChatVoice, CompletionVoice
 from swapd.generation import GenerationRequest, Sampling
@@ -40,26 +40,29 @@ _SEEDS: Final = 2**32 - 1
 @routes.post("/v1/chat/completions")
 async def chat(request: web.Request) -> web.StreamResponse:
     body = read_chat(await read_object(request))
-    asks = [_ask(request, body, unique, index) for index, unique in enumerate(generation_ids(request, body.choices))]
+    name = await model_for(request.app[GATEWAY], body.model, CHAT)
+    ids = generation_ids(request, body.choices)
+    asks = [await _ask(request, name, body, unique, index) for index, unique in enumerate(ids)]
     asks = [replace(ask, request=body.asked_in(ask.request)) for ask in asks]
-    return await give(request, asks, ChatVoice(asks[0].request.id, body), streamed=bool(body.stream))
+    return await give(request, asks, ChatVoice(asks[0].request.id, name, body), streamed=bool(body.stream))
 
 
 @routes.post("/v1/completions")
 async def complete(request: web.Request) -> web.StreamResponse:
     body = read_completion(await read_object(request))
+    name = await model_for(request.app[GATEWAY], body.model, COMPLETION)
     ids = generation_ids(request, len(body.prompt) * body.tries)
     asks = [
-        _ask(request, body, ids.pop(0), index, prompt=prompt, echo=bool(body.echo))
+        await _ask(request, name, body, ids.pop(0), index, prompt=prompt, echo=bool(body.echo))
         for prompt in body.prompts
         for index in range(body.tries)
     ]
     if body.tries > body.choices:  # the best are those whose tokens were likeliest
         asks = [replace(ask, request=replace(ask.request, logprobs=ask.request.logprobs or 0)) for ask in asks]
     if body.suffix:
-        await check_infill(request.app[GATEWAY], body.model)
+        await check_infill(request.app[GATEWAY], name)
         asks = [replace(ask, request=replace(ask.request, suffix=body.suffix)) for ask in asks]
-    return await give(request, asks, CompletionVoice(asks[0].request.id, body), streamed=bool(body.stream))
+    return await give(request, asks, CompletionVoice(asks[0].request.id, name, body), streamed=bool(body.stream))
 
 
 def seeded(sampling: Sampling, index: int) -> Sampling:
@@ -67,8 +70,9 @@ def seeded(sampling: Sampling, index: int) -> Sampling:
     return sampling if sampling.seed is None else replace(sampling, seed=(sampling.seed + index) % _SEEDS)
 
 
-def _ask(
+async def _ask(
     request: web.Request,
+    name: str,
     body: GenerationBody,
     unique: str,
     index: int,
@@ -77,7 +81,7 @@ def _ask(
 ) -> Ask:
     """`index`: which of a prompt's answers."""
     return Ask(
-        model=body.model,
+        model=name,
         request=GenerationRequest(
             id=unique,
             prompt=prompt,
@@ -91,6 +95,11 @@ def _ask(
             grammar=body.grammar or "",
             schema=body.schema_text,
             samplers=body.samplers,
+            caches=body.cache_prompt is not False,
+            after_filters=bool(body.post_sampling_probs),
+            line_limit=body.line_limit,
+            indent=body.n_indent or 0,
+            adapters=await adapters_for(request.app[GATEWAY], name, body),
             tells_reading=bool(body.stream and body.return_progress),
             tells_usage=bool(body.stream and body.timings_per_token),
         ),

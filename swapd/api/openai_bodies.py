@@ -12,8 +12,9 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import BeforeValidator, Field
 
 from swapd.api.bodies import is_among, is_empty, parse, refuse
-from swapd.api.constrained import Alternatives, GrammarText, LogitBias, ResponseFormat, Samplers, SchemaText
-from swapd.api.fields import Body, KeepAlive, Limit, Sampled, Stops, Whole
+from swapd.api.constrained import Alternatives, GrammarText, LogitBias, ResponseFormat, SchemaText
+from swapd.api.extras import UNSERVED_EXTRAS, Extras
+from swapd.api.fields import Body, KeepAlive, Limit, ModelName, Stops, Whole
 from swapd.api.openai_messages import Conversation, check_choice
 from swapd.errors import InvalidRequest
 from swapd.units import Tokens
@@ -22,6 +23,8 @@ MAX_CHOICES: Final = 128
 """Answers to one request: prompts times `n`."""
 
 UNSERVED_CHAT: Final[Mapping[str, Callable[[Any], bool]]] = {
+    **UNSERVED_EXTRAS,
+    "echo": is_among(False),
     "audio": is_empty,
     "modalities": is_among([], ["text"]),
     "web_search_options": lambda _: False,
@@ -50,10 +53,10 @@ class StreamOptions(Body):
     include_usage: bool | None = None
 
 
-class GenerationBody(Sampled):
+class GenerationBody(Extras):
     """What chat and plain completions have in common."""
 
-    model: Annotated[str, Field(min_length=1, max_length=1024)]
+    model: ModelName = None
     max_tokens: Limit | None = None
     stop: Stops = Field(default_factory=list)
     stream: bool | None = None
@@ -61,13 +64,9 @@ class GenerationBody(Sampled):
     keep_alive: KeepAlive = None
     n: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
     logit_bias: LogitBias = Field(default_factory=list)
-    ignore_eos: bool | None = None
     response_format: ResponseFormat = None
     json_schema: SchemaText = None
     grammar: GrammarText | None = None
-    samplers: Samplers = None
-    timings_per_token: bool | None = None
-    return_progress: bool | None = None
 
     @property
     def choices(self) -> int:
@@ -95,7 +94,13 @@ class GenerationBody(Sampled):
     @property
     def limit(self) -> Tokens | None:
         """None: until the model stops or its context is full."""
-        return None if self.max_tokens == -1 else self.max_tokens
+        return _limit(self.max_tokens, self.n_predict)
+
+
+def _limit(*said: Tokens | None) -> Tokens | None:
+    """The first that is said; None: no limit."""
+    given = next((number for number in said if number is not None), None)
+    return None if given is None or given < 0 else given
 
 
 G = TypeVar("G", bound=GenerationBody)
@@ -112,8 +117,7 @@ class ChatBody(GenerationBody, Conversation):
 
     @property
     def limit(self) -> Tokens | None:
-        given = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-        return None if given == -1 else given
+        return _limit(self.max_completion_tokens, self.max_tokens, self.n_predict)
 
 
 class CompletionBody(GenerationBody):
@@ -154,6 +158,7 @@ def read_chat(body: Mapping[str, Any]) -> ChatBody:
 
 def read_completion(body: Mapping[str, Any]) -> CompletionBody:
     """Raises InvalidRequest."""
+    refuse(body, UNSERVED_EXTRAS)
     completion = parse(CompletionBody, body)
     if completion.tries < completion.choices:
         raise InvalidRequest(

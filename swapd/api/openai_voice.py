@@ -36,12 +36,12 @@ class _Voice(ABC):
     whole_object: ClassVar[str]
     stream_object: ClassVar[str]
 
-    def __init__(self, unique: str, body: GenerationBody) -> None:
+    def __init__(self, unique: str, model: str, body: GenerationBody) -> None:
         self._head: dict[str, object] = {
             "id": f"{self.prefix}-{unique}",
             "object": self.stream_object if body.stream else self.whole_object,
             "created": int(time.time()),
-            "model": body.model,
+            "model": model,
             "system_fingerprint": _FINGERPRINT,
         }
         # Who asks for usage gets the key in every chunk, null until the last.
@@ -154,8 +154,8 @@ class CompletionVoice(_Voice):
     whole_object = "text_completion"
     stream_object = "text_completion"
 
-    def __init__(self, unique: str, body: GenerationBody) -> None:
-        super().__init__(unique, body)
+    def __init__(self, unique: str, model: str, body: GenerationBody) -> None:
+        super().__init__(unique, model, body)
         self._read: dict[int, tuple[codecs.IncrementalDecoder, int]] = {}
         """Of each answer: where the characters stand that its tokens have completed."""
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from swapd.api import llamaserver_bodies, openai_bodies, responses_bodies
+from swapd.api import extras, llamaserver_bodies, openai_bodies, responses_bodies
 from swapd.api.failures import Dialect
 from swapd.api.openapi import document
 from swapd.api.operations import OPERATIONS
@@ -17,32 +17,36 @@ from swapd.api.operations import OPERATIONS
 _THEIRS: Final = "only its maker's servers could act on it"
 _OTHERWISE: Final = "the same is said or done otherwise"
 _TIMING: Final = "changes no answer"
+_CONTEXT: Final = {
+    "n_keep": "contexts are not shifted",
+    "n_discard": "contexts are not shifted",
+    "n_cache_reuse": "prefixes are reused by themselves",
+    "t_max_prompt_ms": "prompts are read whole",
+    "sse_ping_interval": _TIMING,
+    "backend_sampling": _TIMING,
+}
 
 IGNORED: Final[Mapping[str, Mapping[str, str]]] = {
     "/v1/chat/completions": dict.fromkeys(
         ("metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user", "verbosity"), _THEIRS
     )
-    | {"prediction": "answers are drafted, if at all, as the model's entry says"},
-    "/v1/completions": {"user": _THEIRS},
+    | {"prediction": "answers are drafted, if at all, as the model's entry says"}
+    | {"reasoning_format": "thoughts are told apart: `reasoning_content`"}
+    | _CONTEXT,
+    "/v1/completions": {"user": _THEIRS} | _CONTEXT,
     "/v1/embeddings": {"user": _THEIRS},
     "/v1/responses": dict.fromkeys(("prompt_cache_key", "safety_identifier", "service_tier", "include"), _THEIRS),
     "/v1/messages": dict.fromkeys(("metadata", "service_tier", "container", "context_management"), _THEIRS),
     "/api/embed": {"options": "a request never reloads a model"},
     "/api/embeddings": {"options": "a request never reloads a model"},
-    "/completion": {
-        "n_keep": "contexts are not shifted",
-        "n_discard": "contexts are not shifted",
-        "n_cache_reuse": "prefixes are reused by themselves",
-        "t_max_prompt_ms": "prompts are read whole",
-        "sse_ping_interval": _TIMING,
-        "backend_sampling": _TIMING,
-    },
+    "/completion": _CONTEXT,
     "/rerank": {"max_tokens_per_doc": _OTHERWISE},
 }
 REFUSED: Final[Mapping[str, Mapping[str, Any]]] = {
     "/v1/chat/completions": openai_bodies.UNSERVED_CHAT,
     "/v1/responses": responses_bodies.UNSERVED,
-    "/completion": llamaserver_bodies.UNSERVED,
+    "/v1/completions": extras.UNSERVED_EXTRAS,
+    "/completion": extras.UNSERVED_EXTRAS,
     "/infill": llamaserver_bodies.UNSERVED_INFILL,
 }
 _SAME: Final = {"/infill": "/completion"}

@@ -9,15 +9,14 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from swapd.api.bodies import parse, read_object
 from swapd.api.calls import GATEWAY, MODEL, answer_headers, generation_ids, json_answer, priority
-from swapd.api.chosen import model_for
-from swapd.api.fields import Body, KeepAlive, Whole
+from swapd.api.chosen import RERANK, model_for
+from swapd.api.fields import Body, KeepAlive, ModelName, Whole
 from swapd.questions import Rerank
 from swapd.runtime.vectors import VectorAsk
 
 routes = web.RouteTableDef()
 
 MAX_DOCUMENTS: Final = 2048
-_TASK: Final = "rerank"
 
 
 def _documents(given: Any) -> Any:
@@ -40,7 +39,7 @@ Documents = Annotated[
 
 
 class RerankBody(Body):
-    model: Annotated[str, Field(max_length=1024)] | None = None
+    model: ModelName = None
     query: Annotated[str, Field(min_length=1)]
     documents: Documents = None
     texts: Documents = None
@@ -68,7 +67,7 @@ class RerankBody(Body):
 @routes.post("/v1/reranking")
 async def rerank(request: web.Request) -> web.Response:
     gateway, body = request.app[GATEWAY], parse(RerankBody, await read_object(request))
-    name = request[MODEL] = await model_for(gateway, body.model, _TASK)
+    name = request[MODEL] = await model_for(gateway, body.model, RERANK)
     (unique,) = generation_ids(request, 1)
     question = Rerank(body.query, tuple(body.all_texts), bool(body.truncate))
     answer, found = await gateway.vectors.rerank(VectorAsk(unique, name, question, body.keep_alive, priority(request)))

@@ -14,7 +14,8 @@ from aiohttp import web
 
 from swapd.api.answers import Whole, give
 from swapd.api.bodies import read_object
-from swapd.api.calls import encode, generation_ids, priority, session
+from swapd.api.calls import GATEWAY, encode, generation_ids, priority, session
+from swapd.api.chosen import CHAT, model_for
 from swapd.api.failures import Dialect, Failure
 from swapd.api.figures import so_far, timings
 from swapd.api.openai import DEFAULTS
@@ -47,20 +48,21 @@ _ECHOED: Final[Mapping[str, object]] = {
 async def respond(request: web.Request) -> web.StreamResponse:
     raw = await read_object(request)
     body = read_responses(raw)
+    name = await model_for(request.app[GATEWAY], body.model, CHAT)
     (unique,) = generation_ids(request, 1)
     ask = Ask(
-        model=body.model,
+        model=name,
         request=body.asked(unique),
         defaults=DEFAULTS,
         keep_alive=body.keep_alive,
         priority=priority(request),
         session=session(request),
     )
-    return await give(request, [ask], ResponsesVoice(unique, body, raw), streamed=bool(body.stream))
+    return await give(request, [ask], ResponsesVoice(unique, name, body, raw), streamed=bool(body.stream))
 
 
 class ResponsesVoice:
-    def __init__(self, unique: str, body: ResponsesBody, raw: Mapping[str, Any]) -> None:
+    def __init__(self, unique: str, model: str, body: ResponsesBody, raw: Mapping[str, Any]) -> None:
         self.framing: Framing = _Framing(self)
         self._output = Output(unique, body.box)
         self._sequence = 0
@@ -69,7 +71,7 @@ class ResponsesVoice:
             "id": f"resp_{unique}",
             "object": "response",
             "created_at": int(time.time()),
-            "model": body.model,
+            "model": model,
             **said,
             "background": False,
             "previous_response_id": None,

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from swapd.api.bodies import is_among, is_empty, parse, refuse
 from swapd.api.conversation import settled
-from swapd.api.fields import Body, KeepAlive, Sampled, Whole
+from swapd.api.fields import Body, KeepAlive, ModelName, Sampled, Whole
 from swapd.api.responses_items import Caller, Toolbox, read_input, read_tools
 from swapd.api.tools import as_json
 from swapd.errors import InvalidRequest
@@ -54,7 +54,7 @@ class Choice(Body):
 
 
 class ResponsesBody(Sampled):
-    model: Annotated[str, Field(min_length=1, max_length=1024)]
+    model: ModelName = None
     turns: Annotated[Any, BeforeValidator(read_input), Field(alias="input")]
     instructions: str | None = None
     max_output_tokens: Annotated[Whole, Field(ge=1, le=2**31 - 1)] | None = None

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from swapd.core.messages import Refusal
 from swapd.core.model import RequestId, ResidentId
-from swapd.errors import InvalidRequest, Unloaded, WorkerCrashed, WorkerFailed
+from swapd.errors import InvalidRequest, NotSupported, Unloaded, WorkerCrashed, WorkerFailed
 from swapd.questions import Embed, Embedded, Reply, Rerank, Reranked, VectorQuestion
 from swapd.runtime.engine import Engine, Record
 from swapd.runtime.ports import Workers
@@ -118,6 +118,7 @@ def _check_embeds(model: Model) -> None:
 def _check_ranks(model: Model) -> None:
     assert model.vectors is not None
     if model.vectors.pooling != "rank":
-        raise InvalidRequest(
-            f"cannot rerank with {model.name!r}: its file does not say that it scores pairs (pooling rank)", "model"
+        # llama-server's answer to it: no other request to this model would be answered.
+        raise NotSupported(
+            f"cannot rerank with {model.name!r}: its file does not say that it scores pairs (pooling rank)"
         )

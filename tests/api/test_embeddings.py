@@ -110,9 +110,11 @@ async def test_documents_come_back_best_first(client: Client, gateway: ScriptedG
     assert told == [{"index": 1, "score": 2.0}, {"index": 0, "score": 1.0}]
 
 
-async def test_a_model_that_cannot_rerank_is_a_clear_400(client: Client, gateway: ScriptedGateway) -> None:
-    error = (await post(client, "/rerank", {"model": "tiny", "query": "a", "documents": ["b"]}, 400))["error"]
-    assert error["type"] == "invalid_request_error"
+async def test_a_model_that_cannot_rerank_is_told_as_llama_server_tells_it(
+    client: Client, gateway: ScriptedGateway
+) -> None:
+    error = (await post(client, "/rerank", {"model": "tiny", "query": "a", "documents": ["b"]}, 501))["error"]
+    assert error["type"] == "not_supported_error"
     assert "cannot rerank with 'tiny'" in error["message"]
     gateway.known["ranker"] = make_model("ranker", pooling="rank")
     refused = (await post(client, "/v1/embeddings", {"model": "ranker", "input": "a"}, 400))["error"]

@@ -17,6 +17,8 @@ SAID = Chunk("Hel", 1, logprobs=(TokenLogprob(Likelihood(7, b"Hel", -0.5), (Like
 
 @pytest.fixture
 def only_tiny(gateway: ScriptedGateway) -> ScriptedGateway:
+    """Loaded; and no name stands for what no name is given for."""
+    gateway.known["org/big:7b"] = make_model("org/big:7b")
     gateway.loaded = ("tiny",)
     return gateway
 
@@ -162,7 +164,8 @@ async def test_infill_goes_to_the_route_for_it(client: Client, gateway: Scripted
 
 async def test_a_model_that_cannot_fill_in_is_not_even_loaded(client: Client, gateway: ScriptedGateway) -> None:
     gateway.questions.can_infill = False
-    document = await post(client, "/infill", {"model": "tiny", "input_prefix": "a", "input_suffix": "b"}, 400)
+    document = await post(client, "/infill", {"model": "tiny", "input_prefix": "a", "input_suffix": "b"}, 501)
+    assert document["error"]["type"] == "not_supported_error"
     assert "cannot fill in the middle with 'tiny'" in document["error"]["message"]
     assert gateway.asks == []
 
@@ -203,6 +206,7 @@ async def test_without_a_model_the_only_one_answers(client: Client, gateway: Scr
 
 
 async def test_without_a_model_and_with_several_the_names_are_told(client: Client, gateway: ScriptedGateway) -> None:
+    gateway.known["org/big:7b"] = make_model("org/big:7b")
     gateway.loaded = ()
     error = (await post(client, "/completion", {"prompt": "Hi"}, 400))["error"]
     assert error["code"] == 400
@@ -238,7 +242,7 @@ async def test_errors_have_llama_server_s_shape(client: Client, gateway: Scripte
         ({"logit_bias": [[1]]}, "pair"),
         ({"logit_bias": [[1, True]]}, "pair"),
         ({"image_data": [1]}, "image_data"),
-        ({"lora": [{"id": 0, "scale": 0.5}]}, "at a scale of 1"),
+        ({"lora": [{"id": 0, "scale": 500}]}, "scale"),
         ({"lora": [{"id": 0, "scale": 1}]}, "has no adapter 0"),
         ({"prompt": {"prompt_string": "Hi", "multimodal_data": ["AAAA"]}}, "multimodal_data"),
         ({"n_cmpl": 100, "prompt": ["a", "b"]}, "n_cmpl"),

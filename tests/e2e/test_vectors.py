@@ -114,7 +114,7 @@ def test_documents_are_ranked_by_the_model_of_the_route(daemon: Daemon) -> None:
     assert sorted(scores, reverse=True) == scores
     assert sorted(result["index"] for result in document["results"]) == [0, 1, 2]
     status, document = daemon.call("/v1/rerank", {"model": "bert", "query": "the cat", "documents": documents})
-    assert status == 400
+    assert status == 501
     assert "cannot rerank" in document["error"]["message"]
 
 

@@ -80,9 +80,7 @@ INTEGER = {"type": "integer", "minimum": 0, "maximum": 99}
          {"a"}),
     ],
 )  # fmt: skip
-def test_an_object_has_the_properties_that_are_named_and_no_others(
-    shared: Child, schema: Any, names: set[str]
-) -> None:
+def test_an_object_has_the_properties_that_are_named_and_no_others(shared: Child, schema: Any, names: set[str]) -> None:
     """As llama.cpp and Ollama read schemas: a model that may make others up does, without end."""
     for answer in constrained(shared, "only", schema=json.dumps(schema), max_tokens=90):
         assert answer.ending.reason is StopReason.STOP, answer.text

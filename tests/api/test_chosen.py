@@ -1,0 +1,129 @@
+"""Requests that name no model, as llama-server's clients send them, and what else they say in its words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from swapd.served import ModelEntry
+from tests.api.conftest import Client, ScriptedGateway, make_model
+
+HELLO = [{"role": "user", "content": "Hello"}]
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": HELLO},
+    "/v1/completions": {"prompt": "Hello"},
+    "/v1/responses": {"input": "Hello"},
+    "/completion": {"prompt": "Hello"},
+    "/v1/embeddings": {"input": "Hello"},
+    "/embedding": {"content": "Hello"},
+}
+WRITES = [path for path in BODIES if "embedding" not in path]
+
+
+async def post(client: Client, path: str, body: object, status: int = 200) -> Any:
+    response = await client.post(path, json=body)
+    document = await response.json()
+    assert response.status == status, document
+    return document
+
+
+def models(gateway: ScriptedGateway, **poolings: str) -> None:
+    """Only these are there, none is loaded."""
+    gateway.known = {name: make_model(name, pooling=pooling) for name, pooling in poolings.items()}
+    gateway.loaded = ()
+
+
+def asked(gateway: ScriptedGateway) -> list[str]:
+    return [ask.model for ask in gateway.asks] + [ask.model for ask in gateway.vectors.asks]
+
+
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize("said", [{}, {"model": ""}, {"model": None}], ids=str)
+async def test_the_only_model_needs_no_name(
+    client: Client, gateway: ScriptedGateway, path: str, said: dict[str, Any]
+) -> None:
+    models(gateway, tiny="")
+    document = await post(client, path, BODIES[path] | said)
+    assert asked(gateway) == ["tiny"]
+    if path.startswith("/v1/"):
+        assert document["model"] == "tiny"
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_of_several_the_one_that_was_made_for_it_is_meant(
+    client: Client, gateway: ScriptedGateway, path: str
+) -> None:
+    models(gateway, writer="", vectors="mean", ranker="rank")
+    await post(client, path, BODIES[path])
+    assert asked(gateway) == ["writer" if path in WRITES else "vectors"]
+
+
+@pytest.mark.parametrize("path", WRITES)
+async def test_the_route_of_chats_is_meant_before_the_model_used_last(
+    client: Client, gateway: ScriptedGateway, path: str
+) -> None:
+    gateway.known = {name: make_model(name) for name in ("one", "other")}
+    gateway.loaded = ("other",)
+    await post(client, path, BODIES[path])
+    gateway.known["one"] = make_model("one", entry=ModelEntry(aliases=("chat",)))
+    await post(client, path, BODIES[path])
+    assert [ask.model for ask in gateway.asks] == ["other", "chat"]
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_where_none_stands_out_the_names_are_told(client: Client, gateway: ScriptedGateway, path: str) -> None:
+    models(gateway, one="", other="")
+    error = (await post(client, path, BODIES[path], 400))["error"]
+    assert "one, other" in error["message"]
+    assert "[routes]" in error["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/completion"])
+async def test_llama_servers_own_fields_have_their_effect_in_openais_routes_too(
+    client: Client, gateway: ScriptedGateway, path: str
+) -> None:
+    gateway.known["tiny"] = make_model("tiny", entry=ModelEntry(lora=(("sql", "/sql.gguf"), ("law", "/law.gguf"))))
+    body = BODIES[path] | {
+        "model": "tiny",
+        "n_predict": 3,
+        "cache_prompt": False,
+        "t_max_predict_ms": 1500,
+        "n_indent": 4,
+        "post_sampling_probs": True,
+        "lora": [{"id": 1, "scale": 0.5}, {"id": 0, "scale": 0}],
+        "id_slot": 2,
+    }
+    await post(client, path, body)
+    (request,) = (ask.request for ask in gateway.asks)
+    assert (request.max_tokens, request.caches, request.line_limit) == (3, False, 1.5)
+    assert (request.indent, request.after_filters) == (4, True)
+    assert request.adapters == (("law", 0.5), ("sql", 0.0))
+
+
+async def test_openais_limits_win_over_llama_servers(client: Client, gateway: ScriptedGateway) -> None:
+    body = BODIES["/v1/chat/completions"] | {"model": "tiny", "n_predict": 3, "max_tokens": 5}
+    await post(client, "/v1/chat/completions", body)
+    await post(client, "/v1/chat/completions", body | {"max_completion_tokens": 7})
+    await post(client, "/v1/chat/completions", BODIES["/v1/chat/completions"] | {"model": "tiny", "n_predict": -1})
+    assert [ask.request.max_tokens for ask in gateway.asks] == [5, 7, None]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/completion"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"lora": [{"id": 0, "scale": 1}]}, "has no adapter 0"),
+        ({"lora": [{"id": 0}]}, "scale"),
+        ({"adaptive_target": 0.5}, "adaptive_target"),
+        ({"grammar_lazy": True}, "grammar_lazy"),
+        ({"image_data": [1]}, "image_data"),
+        ({"n_predict": -3}, "n_predict"),
+    ],
+)
+async def test_what_of_them_is_not_served_is_refused_by_name(
+    client: Client, gateway: ScriptedGateway, path: str, change: dict[str, Any], words: str
+) -> None:
+    error = (await post(client, path, BODIES[path] | {"model": "tiny"} | change, 400))["error"]
+    assert words in error["message"]
+    assert gateway.asks == []
