@@ -112,6 +112,8 @@ class Model:
     variant: Variant | None
     entry: ModelEntry
     reason: str = ""
+    is_named: bool = False
+    """The configuration has an entry of this name, or a task is routed to it."""
     shadowed: bool = False
     """Listed only: another file of the same name comes first."""
     family: str = ""

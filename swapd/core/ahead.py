@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from swapd.core import explain, foresee, placement, planner
+from swapd.core import explain, foresee, placement, planner, reading
 from swapd.core.facts import Facts
 from swapd.core.group import Group, Waiting
 from swapd.core.messages import Event, LoadProgressed, Note, RequestArrived, StopWarming, WarmFile
@@ -74,7 +74,7 @@ class Ahead(Facts):
         self.begin(resident, reason)
 
     def _read_ahead(self) -> None:
-        wanted = foresee.worth_reading(self.state)
+        wanted = reading.worth_reading(self.state)
         if self.state.reading is not None:
             if wanted is None or wanted[0].id != self.state.reading:
                 self.state = replace(self.state, reading=None)
@@ -82,9 +82,7 @@ class Ahead(Facts):
             return
         if wanted is None:
             return
-        variant, most, reason = wanted
-        size = foresee.unread(self.state, variant, most)
-        if size:
-            succession = replace(self.state.succession, read=self.state.succession.read | {variant.id})
-            self.state = replace(self.state, reading=variant.id, succession=succession)
-            self.say(WarmFile(variant, size, reason))
+        variant, size, reason = wanted
+        succession = replace(self.state.succession, read=self.state.succession.read | {variant.id})
+        self.state = replace(self.state, reading=variant.id, succession=succession)
+        self.say(WarmFile(variant, size, reason))

@@ -218,8 +218,8 @@ def _next(state: State, variant: Variant) -> Placed | None:
     whole = _whole(state, variant)
     if whole is not None:
         return whole
-    is_fixed = placement.wanted_layers(variant, None) is not None
-    part = placement.largest(state, variant, _room(state, variant), fixed=is_fixed)
+    fixed = placement.wanted_layers(variant, None) if state.has_gpu() else None
+    part = placement.largest(state, variant, _room(state, variant), fixed=fixed)
     return None if part is None else Placed(variant, part, footprint.predict(state, variant, part))
 
 

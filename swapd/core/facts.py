@@ -82,13 +82,10 @@ class Facts(Hindsight):
             case FilesSeen():
                 self.see_files(dict(event.files))
             case FileWarmed():
-                if event.cached is not None:
-                    self.see_files({event.variant: event.cached})
-                if self.state.reading == event.variant:
-                    self.state = replace(self.state, reading=None)
+                self.see_read(event)
             case CatalogChanged():
                 succession = self.state.succession.only(event.known)
-                self.state = replace(self.state, known=event.known, succession=succession)
+                self.state = replace(self.state, known=event.known, named=event.named, succession=succession)
             case YieldRequested():
                 self._yield(event)
             case LoadProgressed():
@@ -303,15 +300,16 @@ class Facts(Hindsight):
         return tuple(w for w in self.state.waiting.get(variant, ()) if not w.may_evict)
 
     def _remember_left(self, resident: Resident) -> None:
-        """When whoever is to come again was last used: it is not used by being placed again."""
-        if self._own_wishes(resident.variant.id):
+        """When whoever is to come again was last used: it is not used by being placed again, and not by failing to."""
+        if resident.loaded_at is not None and self._own_wishes(resident.variant.id):
             self.state = replace(self.state, left={**self.state.left, resident.variant.id: resident.used_at})
 
     def _fulfil(self, ready: Resident) -> None:
         """Our own wish for it ends here: it is as old, and stays as long, as the one whose place it takes."""
         variant = ready.variant.id
         for wish in self._own_wishes(variant):
-            leaving = [r for r in self.state.residents.values() if r.variant.id == variant and r.id != ready.id]
+            others = [r for r in self.state.residents.values() if r.variant.id == variant and r.id != ready.id]
+            leaving = [r for r in others if r.loaded_at is not None]
             used_at = max((r.used_at for r in leaving), default=self.state.left.get(variant, ready.used_at))
             self.unqueue(wish)
             self.say(GrantLease(wish.request, ready.id))

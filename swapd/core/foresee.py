@@ -10,25 +10,17 @@ from typing import Final
 
 from swapd.core import footprint, placement, planner
 from swapd.core.decision import Choice
-from swapd.core.model import HOST, Footprint, Placement, Variant
+from swapd.core.model import Footprint, Placement
 from swapd.core.resident import STAYING, Phase, Resident
 from swapd.core.state import State, work_device
 from swapd.core.succession import Habit
-from swapd.units import Bytes, MiB, Seconds, parse_share
+from swapd.units import Seconds
 
 LIKELY: Final = 0.6
 """A guess less sure than this is not loaded. A wrong one costs whoever comes instead up to the two seconds in which a
 worker ends and its memory is seen free, a right one saves a load; at evens they would be about equal on a fast disk."""
-POSSIBLE: Final = 0.3
-"""Less sure than this not even its file is read ahead: that costs the disk's and not the requests' time."""
 CALM: Final[Seconds] = 5.0
 """So long must memory have been enough before anybody is loaded ahead."""
-WARM: Final = 0.95
-"""With so much of its file in the page cache there is nothing to read ahead."""
-LEAST: Final = 64 * MiB
-"""Less than that of a file is not worth reading without the rest."""
-SHARE_OF_HOST: Final = "50%"
-"""Of its memory, for files read ahead, where the owner says nothing."""
 
 
 def unused(state: State) -> Resident | None:
@@ -51,7 +43,7 @@ def is_in_the_way(resident: Resident, verdict: planner.Verdict) -> bool:
 
 def disturbs(state: State, resident: Resident) -> bool:
     """Whether it loads with the cores and the memory with which answers are being made."""
-    return resident.phase is Phase.LOADING and _computes_on_host(state)
+    return resident.phase is Phase.LOADING and computes_on_host(state)
 
 
 def expected(state: State) -> tuple[Habit, float] | None:
@@ -78,7 +70,7 @@ def may_be_loaded(state: State) -> Habit | None:
     residents = state.residents.values()
     if any(r.phase is not Phase.READY or r.is_foreseen or r.variant.id == variant for r in residents):
         return None
-    if 0 < state.policy.max_loaded <= len(state.residents) or _computes_on_host(state):
+    if 0 < state.policy.max_loaded <= len(state.residents) or computes_on_host(state):
         return None
     if state.has_gpu() and any(r.placement.share < 1 and not r.is_fixed for r in residents):
         return None  # the room is for placing it better
@@ -104,45 +96,7 @@ def loadable(state: State) -> tuple[Habit, Placement, Footprint] | None:
     return None
 
 
-def worth_reading(state: State) -> tuple[Variant, Bytes, str] | None:
-    """Whose file to have in the page cache, how much of it at most, and why; None: nobody's, or the disk is in use.
-
-    The file of who has a promise and waits for room is going to be read anyway; a guess has to leave the memory
-    alone that was promised.
-    """
-    host = next((device for device in state.devices if device.id == HOST), None)
-    limit = None if host is None else _cache_limit(state, host.total)
-    if host is None or not limit or state.is_stopping or state.in_phases([Phase.LOADING]):
-        return None
-    free = host.free - state.configured_reserve(host)
-    promised = min(state.in_phases([Phase.RESERVED]), key=lambda r: r.id, default=None)
-    if promised is not None:
-        return (promised.variant, free, "it is loaded as soon as there is room") if free > 0 else None
-    guess = expected(state) if state.policy.prefetch and not state.waiting else None
-    if guess is None or guess[1] < POSSIBLE:
-        return None
-    variant, size = guess[0].variant, min(limit, free, state.room()[HOST])
-    if size <= 0 or state.staying(variant.id) is not None or variant.id in state.succession.barred:
-        return None
-    return variant, size, f"it is likely next ({guess[1]:.0%})"
-
-
-def unread(state: State, variant: Variant, most: Bytes) -> Bytes:
-    """How much of its file to read, from the start; 0: it is there, or never mind. Who does not look reads nothing."""
-    cached = state.cached.get(variant.id)
-    if cached is None or cached >= WARM or variant.id in state.succession.read:
-        return 0
-    size = min(variant.shape.weights, most)
-    more = size - int(cached * variant.shape.weights)
-    return size if more >= min(LEAST, variant.shape.weights // 2) else 0
-
-
-def _cache_limit(state: State, total: Bytes) -> Bytes:
-    most = state.policy.warm_cache
-    return parse_share(SHARE_OF_HOST, total) if most is None else most
-
-
-def _computes_on_host(state: State) -> bool:
+def computes_on_host(state: State) -> bool:
     """Whether an answer is being made, or read into, outside of a card."""
     if not state.leases:
         return False
@@ -150,12 +104,11 @@ def _computes_on_host(state: State) -> bool:
 
 
 __all__ = [
+    "computes_on_host",
     "disturbs",
     "expected",
     "is_in_the_way",
     "loadable",
     "may_be_loaded",
-    "unread",
     "unused",
-    "worth_reading",
 ]

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from swapd.core.messages import RequestArrived
+from swapd.core.messages import FileWarmed, RequestArrived
 from swapd.core.model import Tier, VariantId
 from swapd.core.past import Past
 from swapd.core.resident import STAYING, Resident
@@ -47,6 +47,15 @@ class Hindsight(Turn):
         while len(cached) > FILES:
             del cached[next(iter(cached))]
         self.state = replace(self.state, cached=cached)
+
+    def see_read(self, event: FileWarmed) -> None:
+        """To its end, and what came of it."""
+        if event.cached is not None:
+            self.see_files({event.variant: event.cached})
+        if self.state.reading == event.variant:
+            read_at = {v: at for v, at in self.state.read_at.items() if v in self.state.cached}
+            read_at[event.variant] = self.state.now
+            self.state = replace(self.state, reading=None, read_at=read_at)
 
     def see_tier(self, loading: Resident, cached: float | None) -> Resident:
         """The same, knowing where its weights were; between two the nearer. `cached` None: nobody knows."""

@@ -192,6 +192,8 @@ class CatalogChanged:
 
     at: Seconds
     known: frozenset[VariantId]
+    named: tuple[Variant, ...] = ()
+    """Of these, those that the owner has named, in that order: they are likely to be asked for some time."""
 
 
 @dataclass(frozen=True, slots=True)

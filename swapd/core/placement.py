@@ -59,17 +59,17 @@ def wholes(state: State, variant: Variant, gpu_layers: int | None) -> tuple[Plac
 
 
 def largest(
-    state: State, variant: Variant, room: Room, *, fixed: bool = False, predict: footprint.Predictor | None = None
+    state: State, variant: Variant, room: Room, *, fixed: int | None = None, predict: footprint.Predictor | None = None
 ) -> Placement | None:
     """The placement with most on the GPU that fits the room; the CPU alone if nothing else; None: not even that.
 
-    `fixed`: the number of layers was asked for: it is met, or nothing is.
+    `fixed`: so many layers were asked for. They are met, or nothing is; of none, the CPU alone with what buffers fit.
     """
     if fixed:
         return None
     predict = predict or footprint.predictor(state, variant)
     best: Placement | None = None  # of equals the first: fewest cards, most room
-    for devices, split in _sets(state):
+    for devices, split in _sets(state) if fixed is None else ():
         if best is not None and not _may_be_more(predict, room, devices, split, best):
             continue
         place = _largest_on(predict, room, devices, split)

@@ -91,6 +91,11 @@ def decide(state: State, group: Group, gpu_layers: int | None) -> Verdict:
     verdict = _Question(state, group, gpu_layers).answer()
     if group.ooms and isinstance(verdict, Never):  # nothing smaller either: as much as there can be, once more
         verdict = _Question(state, group, gpu_layers, is_last_try=True).answer()
+    if isinstance(verdict, Never) and not placement.wanted_layers(variant, gpu_layers):
+        # Nobody is refused on an estimate of the least that it could have.
+        for least in placement.alone(variant):
+            if not footprint.is_known(state, variant, least):
+                return Size(least)
     if isinstance(verdict, Go) and not footprint.is_known(state, variant, verdict.plan.placement):
         return Size(verdict.plan.placement)
     return verdict
@@ -102,7 +107,7 @@ class _Question:
     def __init__(self, state: State, group: Group, gpu_layers: int | None, *, is_last_try: bool = False) -> None:
         self.state, self.group, self.variant = state, group, group.variant
         # Without a card every wish means the CPU, and there smaller buffers will do.
-        self.fixed = placement.wanted_layers(self.variant, gpu_layers) is not None and state.has_gpu()
+        self.fixed = placement.wanted_layers(self.variant, gpu_layers) if state.has_gpu() else None
         self.ooms, self.is_last_try = group.ooms, is_last_try
         self.predict = footprint.predictor(state, self.variant)
         self.may_evict = group.clients > 0

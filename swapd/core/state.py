@@ -133,10 +133,14 @@ class State:
     """Which model follows which."""
     known: frozenset[VariantId] | None = None
     """What can be asked for; None: not told yet."""
+    named: tuple[Variant, ...] = ()
+    """Of it, what the owner has named."""
     cached: Mapping[VariantId, float] = field(default_factory=dict)
     """The share of models' files in the page cache, where and as it was seen last."""
     reading: VariantId | None = None
     """Whose file is read ahead now."""
+    read_at: Mapping[VariantId, Seconds] = field(default_factory=dict)
+    """When files were read ahead to their end."""
     told: Mapping[VariantId, tuple[str, ...]] = field(default_factory=dict)
     """Of groups that wait: the last note about it in short, so that it is not written again and again."""
     left: Mapping[VariantId, Seconds] = field(default_factory=dict)

@@ -56,7 +56,7 @@ def _compared(trace: Trace, policy: Policy, arguments: Namespace, progress: Prog
     if "all" in names:
         names = [name for name in POLICIES if name != "all"]
     progress.show("looking for what nobody could beat")
-    bound, is_exact = report.bound(trace)
+    bound, is_exact = report.bound(trace, reads_ahead=policy.prefetch)
     rows: list[tuple[str, report.Report]] = []
     refused: dict[str, str] = {}
     for name in names:

@@ -162,7 +162,12 @@ class _Scan:
         for name, index in given_way:
             self._names.add(name, index)
         self._add_routes()
-        self._models = [self._with_draft(model) for model in self._models]
+        routed = {self._names.find(target) for targets in self._routes.values() for target in targets}
+        named = [model.name in self._settings.entries or index in routed for index, model in enumerate(self._models)]
+        self._models = [
+            replace(self._with_draft(model), is_named=is_named)
+            for model, is_named in zip(self._models, named, strict=True)
+        ]
         self._problems += self.files.problems
         listed = sorted(self._models, key=lambda model: (model.name.casefold(), model.name, model.shadowed, model.path))
         return _Snapshot(tuple(self._models), tuple(listed), self._names, tuple(self._problems), self._routes)

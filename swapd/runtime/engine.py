@@ -52,6 +52,7 @@ from swapd.runtime.warmth import Warmth
 from swapd.units import Seconds, Tokens
 
 WATCH_EVERY: Final[Seconds] = 1.0
+FILES_FIRST: Final[Seconds] = 1.0
 FILES_EVERY: Final[Seconds] = 15.0
 SETTLE_LIMIT: Final[Seconds] = 5.0
 """How long an ended worker's memory may take to be seen free before the budget is simply smaller."""
@@ -336,11 +337,13 @@ class Engine:
 
     async def _watch_files(self) -> None:
         """Others read files too, and the kernel forgets."""
+        await asyncio.sleep(FILES_FIRST)
         while True:
-            await asyncio.sleep(FILES_EVERY)
             residents = {resident.variant.id for resident in self.state.residents.values()}
-            habits = self.state.succession.habits
-            self.warmth.look(habit.variant for variant, habit in habits.items() if variant not in residents)
+            variants = {variant.id: variant for variant in self.state.named}
+            variants |= {variant: habit.variant for variant, habit in self.state.succession.habits.items()}
+            self.warmth.look(variant for variant in variants.values() if variant.id not in residents)
+            await asyncio.sleep(FILES_EVERY)
 
     async def _measure(self) -> None:
         devices = await self._read()

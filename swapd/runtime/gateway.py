@@ -295,8 +295,9 @@ class Gateway:
     def _tell_pins(self) -> None:
         pins = {m.variant.id for m in self._catalog.models() if m.variant is not None and self.is_pinned(m)}
         self._engine.post(PinsChanged(self._engine.now(), frozenset(pins)))
-        known = frozenset(m.variant.id for m in self._catalog.models() if m.variant is not None)
-        self._engine.post(CatalogChanged(self._engine.now(), known))
+        known = {m.variant.id: m.variant for m in self._catalog.models() if m.variant is not None}
+        named = {m.variant.id: m.variant for m in self._catalog.models() if m.variant is not None and m.is_named}
+        self._engine.post(CatalogChanged(self._engine.now(), frozenset(known), tuple(named.values())))
 
     # --- memory
 

@@ -32,6 +32,8 @@ class Warmth:
         self._reader = ThreadPoolExecutor(1, "read ahead")  # a thread of its own: it is given a low priority
         self._wanted = threading.Event()
         self._seen: dict[VariantId, tuple[Seconds, float | None]] = {}
+        self._told: set[VariantId] = set()
+        """Of those last seen, the ones whose share the core knows."""
 
     def close(self) -> None:
         self.stop()
@@ -61,13 +63,14 @@ class Warmth:
             self._post(FileWarmed(self._clock(), variant.id, cached))
 
     def look(self, variants: Iterable[Variant]) -> None:
-        """The core is told what is found, unless that was done just now."""
-        stale = [variant for variant in variants if not self._is_fresh(variant)]
-        if stale:
-            self._spawn(self._tell(stale), "look at files")
+        """The core is told what is found, or was just now for others, unless it has been told that already."""
+        unheard = [variant for variant in variants if not self._is_fresh(variant) or variant.id not in self._told]
+        if unheard:
+            self._spawn(self._tell(unheard), "look at files")
 
     async def _tell(self, variants: Iterable[Variant]) -> None:
         seen = await self.shares(variants)
+        self._told |= set(seen)
         if seen:
             self._post(FilesSeen(self._clock(), tuple(seen.items())))
 
@@ -89,6 +92,7 @@ class Warmth:
             return {}
         found = await asyncio.to_thread(lambda: {v.id: self._files.share(v.path) for v in variants})
         now = self._clock()
+        self._told -= set(found)
         kept = {variant: seen for variant, seen in self._seen.items() if now - seen[0] < LOOK_AGAIN}
         self._seen = {**kept, **{variant: (now, share) for variant, share in found.items()}}
         return found

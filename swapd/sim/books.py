@@ -7,6 +7,7 @@ world that reads the core's sets believes the core's mistakes.
 from __future__ import annotations
 
 from swapd.core.messages import (
+    CatalogChanged,
     Command,
     Event,
     FileWarmed,
@@ -58,7 +59,9 @@ class Books(Guesses):
             case RequestArrived():
                 self.asked(event)
             case FileWarmed():
-                self.reading = None
+                self.has_read(event.variant)
+            case CatalogChanged():
+                self.named = frozenset(variant.id for variant in event.named)
             case RequestEnded():
                 self._ended(event.request)
             case UnloadRequested():

@@ -12,7 +12,10 @@ from swapd.core.model import HOST, VariantId
 from swapd.sim.memory import Memory
 from swapd.sim.reasons import CALM, Reasons
 from swapd.sim.records import NEARLY, Process
-from swapd.units import Bytes
+from swapd.units import Bytes, Seconds
+
+AGAIN: Seconds = 3600.0
+"""A file that was read, and for no guess, is left alone for so long."""
 
 
 class Guesses(Reasons):
@@ -21,7 +24,10 @@ class Guesses(Reasons):
         self.followed: Counter[tuple[VariantId, VariantId]] = Counter()
         """How often a request for one model was the next after those for another."""
         self._last: VariantId | None = None
+        self.named: frozenset[VariantId] = frozenset()
+        self.asked_for: set[VariantId] = set()
         self.reading: VariantId | None = None
+        self._read_at: dict[VariantId, Seconds] = {}
         self.host_free: Bytes = 0
         """By the last measurement."""
         self.is_clear = False
@@ -32,6 +38,7 @@ class Guesses(Reasons):
         if self._last not in (None, variant):
             self.followed[(self._last or variant, variant)] += 1
         self._last = variant
+        self.asked_for.add(variant)
         for p in self.of(variant):
             if p.stays:
                 p.may_be_guess = p.is_guess = False
@@ -120,7 +127,18 @@ class Guesses(Reasons):
             most = self.policy.warm_cache
             if command.size > (self.memory.hardware[HOST].total // 2 if most is None else most):
                 raise self.broken(f"{what}, more than may be")
+            if variant not in self.named | self.asked_for:
+                raise self.broken(f"{what}, which is nobody's")
+            is_guess = any(after == variant for _, after in self.followed)
+            if not is_guess and self.now < self._read_at.get(variant, -AGAIN) + AGAIN - NEARLY:
+                raise self.broken(f"{what} again")
         self.reading = variant
+
+    def has_read(self, variant: VariantId) -> None:
+        """To the end."""
+        if self.reading == variant:
+            self._read_at[variant] = self.now
+            self.reading = None
 
     def check_disk(self) -> None:
         """Raises Broken."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from swapd.core import eviction, scheduler
 from swapd.core.messages import (
+    CatalogChanged,
     Command,
     Event,
     GrantLease,
@@ -135,6 +136,12 @@ class World(Machine):
     def pin(self, variants: frozenset[VariantId]) -> None:
         self._stir()
         self._tell(PinsChanged(self.now, variants))
+
+    def name(self, variants: frozenset[VariantId]) -> None:
+        """The owner has written other names into the configuration."""
+        self._stir()
+        named = tuple(model.variant for name, model in self.models.items() if name in variants)
+        self._tell(CatalogChanged(self.now, frozenset(self.models), named))
 
     def set_policy(self, **changes: object) -> None:
         self._stir()

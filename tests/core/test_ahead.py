@@ -420,6 +420,102 @@ def test_reading_ahead_ends_when_memory_gets_short_and_when_somebody_loads() -> 
             assert started(orders) == ["c"]
 
 
+def name(desk: Desk, *named: Variant) -> list[Command]:
+    known = frozenset(each.id for each in (A, B, C, LARGE))
+    return desk.tell(CatalogChanged(desk.at, known, named))
+
+
+def unread(desk: Desk, *files: Variant) -> list[Command]:
+    return desk.tell(FilesSeen(desk.at, tuple((each.id, 0.0) for each in files)))
+
+
+def read(desk: Desk, of: Variant, share: float = 1.0) -> list[Command]:
+    return desk.tell(FileWarmed(desk.at, of.id, share))
+
+
+def test_what_the_owner_has_named_is_read_when_there_is_nothing_to_do_the_smallest_first() -> None:
+    desk = Desk(prefetch=True)
+    desk.watch()
+    assert name(desk, LARGE, A, B) == []  # nobody has looked yet how much of them is there
+    assert warmed(unread(desk, LARGE, A, B)) == [("a", 4 * GiB)]
+    assert warmed(read(desk, A)) == [("b", 4 * GiB)]
+    assert warmed(read(desk, B)) == [("large", 8 * GiB)]
+    assert warmed(read(desk, LARGE)) == []
+
+
+def test_what_was_asked_for_lately_is_read_before_what_is_only_named() -> None:
+    desk = Desk(prefetch=True)
+    use(desk, LARGE, "1")
+    use(desk, C, "2")  # for which the large one has left
+    name(desk, A)
+    assert warmed(unread(desk, A, LARGE, B)) == [("large", 8 * GiB)]
+    assert warmed(read(desk, LARGE)) == [("a", 4 * GiB)]
+    assert warmed(read(desk, A)) == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "files"),
+    [
+        ({}, ["a", "b", "large"]),
+        ({"warm_cache": 11 * GiB}, ["a", "b"]),
+        ({"warm_cache": 7 * GiB}, ["a"]),
+        ({"warm_cache": 0}, []),
+        ({"host_reserve": 54 * GiB}, ["a", "b"]),
+        ({"prefetch": False}, []),
+    ],
+)
+def test_as_many_files_are_read_as_there_is_room_for_beside_each_other(
+    policy: dict[str, Any], files: list[str]
+) -> None:
+    desk = Desk(host=64 * GiB, **{"prefetch": True, **policy})
+    desk.watch()
+    name(desk, A, B, LARGE)
+    orders, found = unread(desk, A, B, LARGE), []
+    while warmed(orders):
+        found.append(warmed(orders)[0][0])
+        orders = read(desk, {"a": A, "b": B, "large": LARGE}[found[-1]])
+    assert found == files
+
+
+def test_reading_goes_on_after_a_load_and_is_not_begun_again_for_an_hour() -> None:
+    desk = Desk(prefetch=True)
+    desk.watch()
+    name(desk, A)
+    assert warmed(unread(desk, A))
+    assert StopWarming() in desk.wants(C, "1")
+    assert warmed(desk.measured()) == []
+    assert warmed(desk.loaded(desk.resident(C).id)) == [("a", 4 * GiB)]
+    assert warmed(read(desk, A)) == []
+    assert warmed(unread(desk, A)) == []  # others have taken that memory
+    desk.later(3600.0)
+    assert warmed(desk.watch()) == [("a", 4 * GiB)]
+
+
+def test_nothing_is_read_for_some_time_while_somebody_waits_or_answers_are_made_on_the_host() -> None:
+    desk = Desk(prefetch=True)
+    desk.serve(LARGE, "1")
+    desk.wants(C, "2")
+    desk.measured()
+    name(desk, A)
+    assert warmed(unread(desk, A)) == []
+
+    desk = Desk(cards=(), prefetch=True, total=20 * GiB)
+    desk.serve(B, "1")
+    name(desk, A)
+    assert warmed(unread(desk, A)) == []
+    assert warmed(desk.ends("1")) == [("a", 4 * GiB)]
+
+
+def test_what_is_loaded_or_was_unloaded_by_hand_is_not_read() -> None:
+    desk = Desk(prefetch=True)
+    use(desk, A, "1")
+    use(desk, B, "2")
+    desk.unload("b")
+    desk.gone(desk.resident(B).id)
+    name(desk, A, B)
+    assert warmed(unread(desk, A, B)) == []
+
+
 def test_a_load_costs_what_loads_from_there_took() -> None:
     desk = Desk()
     for number, (cached, seconds) in enumerate([(0.0, 40.0), (1.0, 4.0), (0.5, 1000.0)]):

@@ -275,6 +275,23 @@ def test_its_keep_alive_goes_on_while_it_is_placed_again() -> None:
     assert desk.state.expires_at(desk.resident(LARGE)) == ends_at
 
 
+def test_a_crash_while_it_is_placed_again_makes_it_no_younger() -> None:
+    desk = Desk(vram_reserve=2 * GiB)
+    desk.idle(LARGE, keep_alive=60.0)
+    ends_at = desk.resident(LARGE).used_at + 60.0
+    desk.foreign[CARD] = 3 * GiB
+    desk.watch()
+    desk.gone(1)
+    desk.measured()
+    desk.later(5.0)
+    desk.died(2)
+    desk.measured()
+    desk.gone(2)
+    desk.measured()
+    desk.loaded(3)
+    assert desk.state.expires_at(desk.resident(LARGE)) == ends_at
+
+
 def test_whoever_waited_for_it_meanwhile_uses_it() -> None:
     desk = Desk(vram_reserve=2 * GiB)
     desk.idle(LARGE)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
+import pytest
+
 from swapd.core.facts import SIZE_AGAIN, SIZE_AGAIN_MOST
 from swapd.core.messages import LessonsRead, PlacementSized, SizePlacement
-from swapd.core.model import Footprint, Placement, Variant
+from swapd.core.model import DeviceId, Footprint, Placement, Variant
 from swapd.core.state import Measurement
-from swapd.units import GiB, MiB
+from swapd.units import GiB, KiB, MiB
 from tests.core.builders import CARD, HOST, MEASURE, PROCESS, Desk, sized, started, stopped, variant
 
 A, B = variant("a", 6 * GiB), variant("b", 4 * GiB)
@@ -129,6 +131,23 @@ def test_a_part_of_it_is_estimated_from_the_whole_and_then_asked_for() -> None:
     assert desk.resident(model).placement.gpu_layers == 9
     assert len(desk.asked()) <= 4
     assert len(set(desk.asked())) == len(desk.asked())
+
+
+@pytest.mark.parametrize(("cards", "layers"), [((), None), ((CARD,), 0)])
+def test_nobody_is_refused_on_an_estimate(cards: tuple[DeviceId, ...], layers: int | None) -> None:
+    """With smaller buffers it fits the host just so: llama.cpp is asked before anybody is told that it does not."""
+    model = variant("m", GiB)
+
+    def says(model: Variant, place: Placement) -> Footprint:
+        return sized(model, place) + Footprint.of({HOST: 16 * KiB * place.micro_batch})
+
+    host = GiB + PROCESS + 4 * MiB
+    desk = Desk(cards=cards, total=host, host=host)
+    desk.says = says
+    desk.wants(model, "1", gpu_layers=layers)
+    assert started(desk.measured()) == ["m"]
+    assert [place.micro_batch for place in desk.asked()] == [512, 128]
+    assert desk.resident(model).placement.gpu_layers == 0
 
 
 def test_what_a_process_takes_besides_is_learnt_for_all() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from swapd.demo import models
+from swapd.host.pagecache import PageCache
 from swapd.units import MiB
 from tests.e2e.conftest import COMMON, GEMMA, SMOL, Daemon, Start
 from tests.softgpu.fixtures import MakeSoftGPU
@@ -79,20 +81,46 @@ def test_what_is_loaded_ahead_makes_room_for_whoever_is_asked_for(soft_gpu: Make
     assert daemon.status()["counters"]["prefetches_wasted"] == 1
 
 
-def test_what_is_in_the_page_cache_is_shown_and_loads_are_told_by_it(start: Start, tmp_path: Path) -> None:
-    own = tmp_path / "own.gguf"
+def cold_copy(folder: Path) -> tuple[Path, str]:
+    """Of SmolLM2, not in the page cache, and the entry that names it."""
+    own = folder / "own.gguf"
     shutil.copyfile(models.folder() / f"{SMOL}.gguf", own)
     with own.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    daemon = start(common=COMMON + f'[models."own"]\npath = "{own}"\ncontext = 512\nslots = 1\n')
+    return own, f'[models."own"]\npath = "{own}"\ncontext = 512\nslots = 1\n'
 
-    def document() -> dict[str, object]:
-        return next(m for m in daemon.call("/swapd/models")[1]["models"] if m["name"] == "own")
 
-    before = document()
-    if before["cached"] is None or before["cached"] == 1:
+def cached(daemon: Daemon) -> dict[str, object]:
+    """What is told of the copy. Skips where the kernel tells nothing."""
+    document: dict[str, object] = next(m for m in daemon.call("/swapd/models")[1]["models"] if m["name"] == "own")
+    if document["cached"] is None:
+        pytest.skip("the kernel does not tell")
+    return document
+
+
+def test_a_model_with_an_entry_is_read_into_the_page_cache_before_anybody_asks(start: Start, tmp_path: Path) -> None:
+    own, entry = cold_copy(tmp_path)
+    if PageCache().share(str(own)) != 0:
         pytest.skip("the kernel does not tell, or does not forget")
+    daemon = start('[memory]\nhost_reserve = "256MiB"\n', common=COMMON + entry)
+
+    deadline = time.monotonic() + 60
+    while cached(daemon)["tier"] != "warm":
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+    assert daemon.status()["models"] == []
+    assert daemon.chat("own", max_tokens=2)[0] == 200
+    assert daemon.status()["models"][0]["loaded_from"] == "warm"
+
+
+def test_what_is_in_the_page_cache_is_shown_and_loads_are_told_by_it(start: Start, tmp_path: Path) -> None:
+    _, entry = cold_copy(tmp_path)
+    daemon = start("[scheduler]\nprefetch = false\n", common=COMMON + entry)
+    before = cached(daemon)
+    if before["cached"] == 1:
+        pytest.skip("the kernel does not forget")
     assert before["tier"] == "cold"
     assert "warm" in daemon.swapctl("ls").stdout
 

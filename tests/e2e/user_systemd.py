@@ -96,22 +96,23 @@ def user_manager(**extra: str) -> Iterator[UserManager]:
 def _boot(root: Path, groups: list[Path], environ: dict[str, str], cleanup: contextlib.ExitStack) -> None:
     """Start the manager inside its groups and return when it says that it is ready."""
     log = root / "manager.log"
-    ready = cleanup.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
-    ready.bind(str(root / "ready"))
-    ready.settimeout(1)
     enter = 'for group; do echo $$ >"$group/cgroup.procs" || :; done; exec "$MANAGER" --user'
-    with log.open("wb") as output:
-        manager = subprocess.Popen(
-            ["/bin/sh", "-c", enter, "sh", *map(str, groups)],
-            env={**environ, "NOTIFY_SOCKET": str(root / "ready"), "MANAGER": str(MANAGER)},
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-        )  # fmt: skip
-    cleanup.callback(_end, manager)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and manager.poll() is None:
-        with contextlib.suppress(TimeoutError):
-            if b"READY=1" in ready.recv(4096).splitlines():
-                return
+    # Closed once it is ready: it tells more at every reload, and would wait for ever for somebody to read that.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+        ready.bind(str(root / "ready"))
+        ready.settimeout(1)
+        with log.open("wb") as output:
+            manager = subprocess.Popen(
+                ["/bin/sh", "-c", enter, "sh", *map(str, groups)],
+                env={**environ, "NOTIFY_SOCKET": str(root / "ready"), "MANAGER": str(MANAGER)},
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            )  # fmt: skip
+        cleanup.callback(_end, manager)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and manager.poll() is None:
+            with contextlib.suppress(TimeoutError):
+                if b"READY=1" in ready.recv(4096).splitlines():
+                    return
     raise AssertionError(f"the user manager did not start: {log.read_text(errors='replace')}")
 
 

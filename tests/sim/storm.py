@@ -150,6 +150,8 @@ def blow(world: World, chance: Chance) -> None:
             world.blind(devices[0], is_stale=not world.stale)
         case 27:
             world.drop_files(name)
+        case 32:
+            world.name(frozenset(n for n in names if chance(2)))
         case 28 | 29 | 30:
             pipeline(world, name, names[(names.index(name) + 1) % len(names)], chance)
         case 31:

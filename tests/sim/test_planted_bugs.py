@@ -8,10 +8,10 @@ from random import Random
 
 import pytest
 
-from swapd.core import eviction, footprint, foresee, placement, planner, relief
+from swapd.core import eviction, footprint, foresee, placement, planner, reading, relief
 from swapd.core.ahead import Ahead
 from swapd.core.group import Group, Waiting
-from swapd.core.messages import Event, MemoryMeasured, Overflow, RequestEnded, WorkerGone
+from swapd.core.messages import CatalogChanged, Event, MemoryMeasured, Overflow, RequestEnded, WorkerGone
 from swapd.core.model import Device, DeviceId, Footprint, Placement, ResidentId, Variant
 from swapd.core.resident import Cause, Phase, Resident
 from swapd.core.scheduler import _Step
@@ -244,22 +244,37 @@ def counts_a_guess_as_used(patch: pytest.MonkeyPatch) -> None:
 
 
 def reads_ahead_while_others_load(patch: pytest.MonkeyPatch) -> None:
-    worth_reading = foresee.worth_reading
+    worth_reading = reading.worth_reading
 
     def whoever_loads(state: State) -> tuple[Variant, Bytes, str] | None:
         there = {r.id: r for r in state.residents.values() if r.phase is not Phase.LOADING}
         return worth_reading(replace(state, residents=there))
 
-    patch.setattr(foresee, "worth_reading", whoever_loads)
+    patch.setattr(reading, "worth_reading", whoever_loads)
 
 
 def reads_ahead_into_the_reserve(patch: pytest.MonkeyPatch) -> None:
-    worth_reading = foresee.worth_reading
+    worth_reading = reading.worth_reading
     patch.setattr(
-        foresee,
+        reading,
         "worth_reading",
         lambda state: worth_reading(replace(state, policy=replace(state.policy, host_reserve=0))),
     )
+
+
+def reads_what_is_named_no_more(patch: pytest.MonkeyPatch) -> None:
+    take = _Step.take
+
+    def and_before(self: _Step, event: Event) -> None:
+        if isinstance(event, CatalogChanged):
+            event = replace(event, named=(*self.state.named, *event.named))
+        take(self, event)
+
+    patch.setattr(_Step, "take", and_before)
+
+
+def reads_again_and_again(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(reading, "AGAIN", 0.0)
 
 
 def live(worlds: int) -> None:
@@ -300,6 +315,8 @@ def live(worlds: int) -> None:
         counts_a_guess_as_used,
         reads_ahead_while_others_load,
         reads_ahead_into_the_reserve,
+        reads_what_is_named_no_more,
+        reads_again_and_again,
     ],
     ids=lambda plant: plant.__name__,
 )

@@ -5,7 +5,8 @@ there; who is loaded, granted and stopped is the Mind's alone. Nothing fails her
 
 What it assumes: residents that compute take turns on the card; sequences of one resident are batched, each a tenth
 slower for every other; layers on the CPU cost what DECODE_ON_CPU and PREFILL_ON_CPU say. Loads cost nobody else
-anything. The files read last stay in page cache as long as host memory holds them.
+anything. The files read last stay in page cache as long as host memory holds them; a Mind may have them read ahead, at
+the pace at which a cold load reads.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from swapd.core.messages import Usage
+from swapd.core.model import VariantId
+from swapd.sim.cache import PageCache
 from swapd.trace import Call, Trace, TraceModel
 from swapd.units import Bytes, Seconds, Tokens
 
@@ -87,7 +90,8 @@ class Load:
     model: str
     size: Bytes
     """Moved to the card."""
-    is_warm: bool
+    cached: float
+    """So much of its file was in the page cache when it began, from 0 to 1."""
     is_swap: bool
     """Somebody left since the load before it, while somebody waited."""
 
@@ -96,6 +100,10 @@ class Mind(ABC):
     """Whoever decides. Told facts one by one; answers by calling the card's `start`, `stop` and `grant`."""
 
     card: Card
+
+    @abstractmethod
+    def began(self) -> None:
+        """Nothing has happened yet, and the models are known."""
 
     @abstractmethod
     def arrived(self, call: Call) -> None: ...
@@ -112,6 +120,10 @@ class Mind(ABC):
 
     @abstractmethod
     def gone(self, resident: int) -> None: ...
+
+    @abstractmethod
+    def warmed(self, name: str) -> None:
+        """A file that was to be read ahead has been."""
 
     @abstractmethod
     def woken(self) -> None:
@@ -136,8 +148,10 @@ class Card:
         self._left_for_next = False
         self.waiting: dict[str, Call] = {}
         self._running: dict[str, Running] = {}
-        self._cache: OrderedDict[str, Bytes] = OrderedDict()
-        """Files in page cache, the one read last at the end."""
+        self._cache = PageCache({VariantId(model.name): model.size for model in trace.models})
+        self._reading: tuple[str, Seconds, int] | None = None
+        """Whose file is read ahead, since when, and the how manieth that is."""
+        self._readings = 0
         self._timers: list[tuple[Seconds, int, str, object]] = []
         self._count = 0
         self._rates: dict[int, float] | None = None
@@ -153,11 +167,11 @@ class Card:
         self.residents[resident] = loaded
         if self.used > self.trace.card or self.used_host > self.trace.host:
             raise Overcommitted(f"{name}: {self.used} of {self.trace.card} bytes at {self.now}")
-        is_warm = name in self._cache
-        whole = model.load_s if is_warm else model.cold_load_s
+        cached = self.cached(name)
+        whole = model.load_s + (1.0 - cached) * (model.cold_load_s - model.load_s)
         end = self.now + min(whole, START + share * max(0.0, whole - START))
-        self._read(model)
-        self.loads.append(Load(self.now, end, name, on_card, is_warm, self._left_for_next))
+        self._cache.read(VariantId(name), model.size, self.trace.host)
+        self.loads.append(Load(self.now, end, name, on_card, cached, self._left_for_next))
         self._left_for_next = False
         self._at(end, "ready", loaded)
 
@@ -182,6 +196,19 @@ class Card:
         loaded.running[call_id] = self._running[call_id] = running
         self._rates = None
 
+    def read_ahead(self, name: str) -> None:
+        """What is there of it is read again: its start."""
+        self._readings += 1
+        model = self.models[name]
+        there = self.cached(name) * reading_s(model)
+        self._reading = name, self.now - there, self._readings
+        self._at(self.now - there + reading_s(model), "read", self._readings)
+
+    def stop_reading(self) -> None:
+        if self._reading is not None:
+            self._cache.read(VariantId(self._reading[0]), self._has_read(), self.trace.host)
+            self._reading = None
+
     # --- what is there
 
     @property
@@ -192,11 +219,16 @@ class Card:
     def used_host(self) -> Bytes:
         return sum(loaded.host for loaded in self.residents.values())
 
-    def _read(self, model: TraceModel) -> None:
-        self._cache.pop(model.name, None)
-        self._cache[model.name] = model.size
-        while sum(self._cache.values()) > self.trace.host and len(self._cache) > 1:
-            self._cache.popitem(last=False)
+    def cached(self, name: str) -> float:
+        """The share of its file in the page cache now."""
+        return self._cache.share(VariantId(name))
+
+    def _has_read(self) -> Bytes:
+        """Of the file that is being read ahead, from its start."""
+        assert self._reading is not None
+        name, since, _ = self._reading
+        model = self.models[name]
+        return round(model.size * min(1.0, (self.now - since) / reading_s(model)))
 
     # --- time
 
@@ -204,6 +236,7 @@ class Card:
         """Until every call has ended or left. Raises Overcommitted, also for a Mind that never serves somebody."""
         for call in self.trace.calls:
             self._at(call.at, "arrives", call)
+        self.mind.began()
         left = len(self.trace.calls)
         while len(self.served) < left:
             moment = self._next()
@@ -253,6 +286,10 @@ class Card:
             case "ready", Loaded() as loaded if not loaded.is_ending:
                 loaded.is_ready = True
                 self.mind.ready(loaded.id)
+            case "read", int() as number if self._reading is not None and self._reading[2] == number:
+                name = self._reading[0]
+                self.stop_reading()
+                self.mind.warmed(name)
             case "gone", Loaded() as loaded:
                 del self.residents[loaded.id]
                 self.mind.gone(loaded.id)
@@ -315,6 +352,11 @@ class Card:
     def _at(self, moment: Seconds, what: str, about: object) -> None:
         self._count += 1
         heapq.heappush(self._timers, (moment, self._count, what, about))
+
+
+def reading_s(model: TraceModel) -> Seconds:
+    """Of its whole file from disk."""
+    return max(model.cold_load_s - START, 0.001)
 
 
 def _on_cpu(loaded: Loaded) -> float:

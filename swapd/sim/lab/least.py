@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from swapd.sim.lab.card import reading_s
 from swapd.sim.lab.optimum import UNLOAD, alone_s
 from swapd.trace import Call, Trace, TraceModel
 from swapd.units import Bytes, Seconds
@@ -37,11 +38,12 @@ class _Patient:
 def longest_wait(trace: Trace, unload_s: Seconds = UNLOAD) -> Seconds:
     """In every schedule somebody waits as long as this.
 
-    A file is first read when its model is first asked for, since nobody knew of it before; so the first load takes
-    `cold_load_s`. Of two calls for models that do not fit together, the one that starts second starts no sooner than
-    the first one's end, an unloading and a load after (`optimum.lower_bound`, 2). So the longest wait of a few calls is
-    at least the least, over all orders of starting, of the longest one when each starts as early as this permits; and
-    that of all is the longest of any few: here of every six that follow each other.
+    No file is in the page cache at the beginning. One that is read ahead from then on, before its model is first asked
+    for, is there in part; so the first load takes `cold_load_s` less what that part saves. Of two calls for models that
+    do not fit together, the one that starts second starts no sooner than the first one's end, an unloading and a load
+    after (`optimum.lower_bound`, 2). So the longest wait of a few calls is at least the least, over all orders of
+    starting, of the longest one when each starts as early as this permits; and that of all is the longest of any few:
+    here of every six that follow each other.
     """
     patient = _patient(trace)
     most = 0.0
@@ -55,12 +57,18 @@ def _patient(trace: Trace) -> list[_Patient]:
     models = {model.name: model for model in trace.models}
     there: dict[str, Seconds] = {}
     for call in trace.calls:
-        there.setdefault(call.model, call.at + models[call.model].cold_load_s)
+        there.setdefault(call.model, call.at + _first_load_s(models[call.model], call.at))
     return [
         _Patient(call, models[call.model], max(call.at, there[call.model]))
         for call in trace.calls
         if call.patience is None
     ]
+
+
+def _first_load_s(model: TraceModel, after: Seconds) -> Seconds:
+    """Its file has been read since the beginning of the trace."""
+    cached = min(1.0, after / reading_s(model))
+    return model.load_s + (1.0 - cached) * (model.cold_load_s - model.load_s)
 
 
 def _least_longest(window: Sequence[_Patient], card: Bytes, unload_s: Seconds, enough: Seconds) -> Seconds:

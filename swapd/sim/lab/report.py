@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from swapd.sim.lab import optimum
@@ -59,7 +59,9 @@ class Report:
 
 
 def measure(trace: Trace, outcome: Outcome, *, bounded: bool = True) -> Report:
-    """Not `bounded`: without the bound, which takes longer than all the rest; it is 0 then."""
+    """The bound is right for runs in which no file was read ahead. Not `bounded`: without it, for it takes longer than
+    all the rest; it is 0 then.
+    """
     served = outcome.served
     waits = sorted(_wait(one) for one in served)
     firsts = sorted(one.first_at - one.call.at for one in served if one.first_at is not None)
@@ -95,9 +97,15 @@ def _delay(models: Mapping[str, TraceModel], one: Served) -> Seconds:
     return one.end - one.call.at - optimum.alone_s(models[one.call.model], one.call)
 
 
-def bound(trace: Trace) -> tuple[Seconds, bool]:
-    """The least sum of delays that is known to be needed, and whether some schedule reaches it."""
+def bound(trace: Trace, *, reads_ahead: bool = False) -> tuple[Seconds, bool]:
+    """The least sum of delays that is known to be needed, and whether some schedule reaches it.
+
+    `reads_ahead`: also for those who read files before they are asked for them; at the best all have been read.
+    """
     try:
+        if reads_ahead:
+            models = tuple(replace(model, cold_load_s=model.load_s) for model in trace.models)
+            return optimum.exact(replace(trace, models=models), UNLOAD).delay, False
         return optimum.exact(trace, UNLOAD).delay, True
     except ValueError:  # too large, or not of the simple kind
         return optimum.lower_bound(trace, UNLOAD), False

@@ -39,6 +39,12 @@ class _Rival(Mind):
 
     # --- facts
 
+    def began(self) -> None:
+        pass
+
+    def warmed(self, name: str) -> None:
+        pass
+
     def arrived(self, call: Call) -> None:
         self.queue[call.id] = call
         self.decide()

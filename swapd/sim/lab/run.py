@@ -5,17 +5,21 @@ Called by `report`'s users: the benchmark, `swapctl replay` and the tests.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 from swapd.core import footprint
 from swapd.core.eviction import next_deadline
 from swapd.core.messages import (
+    CatalogChanged,
     Command,
     Event,
+    FilesSeen,
+    FileWarmed,
     GrantLease,
     MeasureMemory,
+    MeasurementDue,
     MemoryMeasured,
     Overflow,
     PinsChanged,
@@ -27,9 +31,11 @@ from swapd.core.messages import (
     RevokeLease,
     SizePlacement,
     StartWorker,
+    StopWarming,
     StopWorker,
     TimerFired,
     Usage,
+    WarmFile,
     WorkerGone,
     WorkerLoaded,
 )
@@ -93,7 +99,13 @@ class _Core(Mind):
         self.state = State(policy=policy)
         pins = frozenset(self.variants[model.name].id for model in trace.models if model.pin)
         self.state, _ = step(self.state, PinsChanged(0.0, pins))
+        self._cached_before: dict[int, float] = {}
         self._wakes: Seconds | None = None
+
+    def began(self) -> None:
+        named = tuple(self.variants.values())
+        self._tell(CatalogChanged(self.card.now, frozenset(variant.id for variant in named), named))
+        self._tell(MeasurementDue(self.card.now))
 
     def arrived(self, call: Call) -> None:
         model = self.card.models[call.model]
@@ -115,10 +127,13 @@ class _Core(Mind):
         self._tell(RequestEnded(self.card.now, RequestId(call.id), usage))
 
     def ready(self, resident: int) -> None:
-        self._tell(WorkerLoaded(self.card.now, ResidentId(resident)))
+        self._tell(WorkerLoaded(self.card.now, ResidentId(resident), self._cached_before.pop(resident)))
 
     def gone(self, resident: int) -> None:
         self._tell(WorkerGone(self.card.now, ResidentId(resident)))
+
+    def warmed(self, name: str) -> None:
+        self._tell(FileWarmed(self.card.now, self.variants[name].id, self.card.cached(name)))
 
     def woken(self) -> None:
         self._tell(TimerFired(self.card.now))
@@ -132,29 +147,34 @@ class _Core(Mind):
         for told in events:
             self.state, commands = step(self.state, told)
             for command in commands:
-                answer = self._perform(command)
-                if answer is not None:
-                    events.append(answer)
+                events += self._perform(command)
         self._wakes = next_deadline(self.state)
 
-    def _perform(self, command: Command) -> Event | None:
+    def _perform(self, command: Command) -> Iterator[Event]:
         now = self.card.now
         match command:
             case StartWorker(resident, variant, placement):
+                self._cached_before[resident] = self.card.cached(variant.name)
                 self.card.start(resident, variant.name, placement.gpu_layers / placement.layers)
             case StopWorker(resident):
                 self.card.stop(resident)
             case GrantLease(request, resident):
                 self.card.grant(request, resident)
             case MeasureMemory():
-                return MemoryMeasured(now, self._devices())
+                seen = {variant.id: self.card.cached(name) for name, variant in self.variants.items()}
+                if seen != self.state.cached:
+                    yield FilesSeen(now, tuple(seen.items()))
+                yield MemoryMeasured(now, self._devices())
             case SizePlacement(variant, placement):  # the arithmetic is exact for such models
-                return PlacementSized(now, variant.id, placement, None)
+                yield PlacementSized(now, variant.id, placement, None)
+            case WarmFile(variant):
+                self.card.read_ahead(variant.name)
+            case StopWarming():
+                self.card.stop_reading()
             case RefuseRequest() | RevokeLease():
                 raise Refused(command.reason)
             case _:
                 pass
-        return None
 
     def _devices(self) -> tuple[Device, ...]:
         """On the host also the processes, which the trace does not count: those there are, and one more. Where the
