@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from swapd.core.model import HOST, DeviceId, Footprint, Placement, Shape, Variant, VariantId
 from swapd.core.state import State
+from swapd.core.sums import sums
 from swapd.units import Bytes, MiB, Tokens
 
 PROCESS: Final[Bytes] = 65 * MiB
@@ -59,7 +61,12 @@ def process_bytes(variant: Variant) -> Bytes:
 
 def cells(variant: Variant) -> Tokens:
     """What the cache of one slot holds: the context, as llama.cpp rounds it."""
-    return _padded(_padded(variant.context * variant.sequences) // variant.sequences)
+    return _cells(variant.context, variant.sequences)
+
+
+@cache
+def _cells(context: Tokens, sequences: int) -> Tokens:
+    return _padded(_padded(context * sequences) // sequences)
 
 
 def cache_bytes(variant: Variant, micro_batch: Tokens, start: int, end: int) -> Bytes:
@@ -67,12 +74,12 @@ def cache_bytes(variant: Variant, micro_batch: Tokens, start: int, end: int) -> 
 
     A sliding window is kept with room for one micro-batch more.
     """
-    shape = variant.shape
-    full = shape.full_cache or tuple(heads * (shape.key_length + shape.value_length) for heads in shape.kv_heads)
-    elements = sum(full[start:end]) * cells(variant)
-    elements += sum(shape.window_cache[start:end]) * _window_cells(variant, micro_batch)
+    known = sums(variant.shape)
+    elements = known.full(start, end) * cells(variant)
+    if variant.shape.window_cache:
+        elements += known.window(start, end) * _window_cells(variant, micro_batch)
     over, under = _KV_BYTES[variant.kv_type]
-    return variant.sequences * (elements * over // under + sum(shape.states[start:end]))
+    return variant.sequences * (elements * over // under + known.states(start, end))
 
 
 def weights_and_cache(variant: Variant, placement: Placement) -> Footprint:
@@ -156,9 +163,11 @@ def arithmetic(variant: Variant, placement: Placement) -> Footprint:
     known = _added_up.get((variant.id, placement))
     if known is not None and known[0] is variant:
         return known[1]
-    process = Footprint.of({HOST: process_bytes(variant)})
-    kept = weights_and_cache(variant, placement) + adapter_bytes(variant, placement)
-    size = process + kept + compute(variant, placement)
+    process = Footprint(((HOST, process_bytes(variant)),))
+    parts = [process, weights_and_cache(variant, placement), compute(variant, placement)]
+    if variant.adapters:
+        parts.append(adapter_bytes(variant, placement))
+    size = Footprint.total(parts)
     if len(_added_up) >= _KEPT:
         _added_up.clear()
     _added_up[variant.id, placement] = variant, size
@@ -228,7 +237,7 @@ def _experts_on_cpu(shape: Shape, placement: Placement) -> list[int]:
 def _card_weights(shape: Shape, start: int, end: int) -> Bytes:
     if not shape.layer_weights:
         return shape.weights * (end - start) // shape.offloadable
-    return sum(shape.layer_weights[start:end]) + (shape.output_weights if end > shape.layers else 0)
+    return sums(shape).weights(start, end) + (shape.output_weights if end > shape.layers else 0)
 
 
 def _host_weights(shape: Shape, layers: int) -> Bytes:
