@@ -58,7 +58,7 @@ async def health(request: web.Request) -> web.Response:
 
 @routes.get("/swapd/status")
 async def status(request: web.Request) -> web.Response:
-    return json_answer(request.app[GATEWAY].status())
+    return json_answer(await request.app[GATEWAY].measured_status())
 
 
 @routes.get("/swapd/models")

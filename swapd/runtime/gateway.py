@@ -52,6 +52,8 @@ from swapd.units import Bytes, Seconds, Tokens
 
 TELL_EVERY: Final[Seconds] = 5.0
 """A waiting caller is told its place at least so often."""
+FIRST_LOOK: Final[Seconds] = 2.0
+"""How long a status waits for the first measurement."""
 RESCAN_AFTER: Final[Seconds] = 2.0
 """The folders are looked at again for a list or an unknown name, but not more often than this."""
 
@@ -342,6 +344,13 @@ class Gateway:
     def status(self) -> dict[str, object]:
         """The document of GET /swapd/status."""
         return self._show.document()
+
+    async def measured_status(self) -> dict[str, object]:
+        """The same, not before memory was looked at, which is soon after the start; where that hangs, without it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOK):
+                await lending.wait_measured(self._engine)
+        return self.status()
 
     def queue(self) -> dict[str, object]:
         """The document of GET /swapd/queue."""

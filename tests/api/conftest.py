@@ -354,6 +354,9 @@ class ScriptedGateway(Gateway):
     def status(self) -> dict[str, object]:
         return {"version": "0", "models": []}
 
+    async def measured_status(self) -> dict[str, object]:
+        return self.status()
+
     def queue(self) -> dict[str, object]:
         return {"queue": []}
 
