@@ -18,6 +18,7 @@ from swapd.api.stream import Framing, Stream, stream
 from swapd.generation import CallPart, Chunk, Ending, TokenLogprob, ToolCall
 from swapd.runtime.asking import Answer, Ask, Watch
 from swapd.runtime.gateway import Gateway
+from swapd.units import Tokens
 
 T = TypeVar("T")
 
@@ -37,6 +38,8 @@ class Whole:
     thinking: str = ""
     calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    thought: Tokens = 0
+    """How many of its tokens are thoughts."""
 
 
 class Voice(Protocol):
@@ -128,7 +131,13 @@ def _joined(answer: Answer, chunks: Sequence[Chunk], ending: Ending) -> Whole:
         "".join(chunk.thinking for chunk in chunks),
         joined_calls(part for chunk in chunks for part in chunk.calls),
         tuple(likely for chunk in chunks for likely in chunk.logprobs),
+        sum(map(thoughts_of, chunks)),
     )
+
+
+def thoughts_of(chunk: Chunk) -> Tokens:
+    """How many of its tokens are thoughts; of a piece in which the answer begins none are counted."""
+    return chunk.tokens if chunk.thinking and not chunk.text and not chunk.calls else 0
 
 
 def joined_calls(parts: Iterable[CallPart]) -> tuple[ToolCall, ...]:

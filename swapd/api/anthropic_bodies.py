@@ -6,13 +6,13 @@ on (`metadata`, `cache_control`, `service_tier`, betas) is ignored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from swapd.api.anthropic_content import read_turns, system_text
-from swapd.api.bodies import parse
+from swapd.api.bodies import is_empty, parse, refuse
 from swapd.api.conversation import settled
 from swapd.api.fields import Body, KeepAlive, Sampled, Stops, Whole
 from swapd.api.tools import MAX_TOOLS, as_json, as_list, function, offered
@@ -136,8 +136,13 @@ class MessagesBody(CountBody, Sampled):
     stream: bool | None = None
 
 
+UNSERVED: Final[Mapping[str, Callable[[Any], bool]]] = {"mcp_servers": is_empty}
+"""Its tools would be missing, and the model would not know."""
+
+
 def read_messages(body: Mapping[str, Any]) -> MessagesBody:
     """Raises InvalidRequest."""
+    refuse(body, UNSERVED)
     return parse(MessagesBody, body)
 
 

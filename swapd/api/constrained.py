@@ -129,14 +129,18 @@ GrammarText = Annotated[str, Field(max_length=MAX_GRAMMAR)]
 Alternatives = Annotated[Whole, Field(ge=0, le=MAX_TOP)]
 
 
-def told(likelihood: Likelihood) -> dict[str, object]:
+def told(likelihood: Likelihood, with_numbers: bool = False) -> dict[str, object]:
     return {
+        **({"id": likelihood.token} if with_numbers else {}),
         "token": likelihood.raw.decode("utf-8", "replace"),
         "logprob": likelihood.logprob,
         "bytes": list(likelihood.raw),
     }
 
 
-def told_all(logprobs: Sequence[TokenLogprob]) -> list[dict[str, object]]:
-    """As OpenAI's chat and Ollama tell it."""
-    return [{**told(one.drawn), "top_logprobs": [told(other) for other in one.top]} for one in logprobs]
+def told_all(logprobs: Sequence[TokenLogprob], with_numbers: bool = False) -> list[dict[str, object]]:
+    """As OpenAI and Ollama tell it; `with_numbers`: with those of the tokens, as llama-server does."""
+    return [
+        {**told(one.drawn, with_numbers), "top_logprobs": [told(other, with_numbers) for other in one.top]}
+        for one in logprobs
+    ]

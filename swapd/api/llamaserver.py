@@ -139,7 +139,8 @@ async def props(request: web.Request) -> web.Response:
             "total_slots": model.variant.slots,
             "model_alias": model.name,
             "model_path": model.path,
-            "modalities": {"vision": model.sees, "audio": False},
+            "model_ftype": model.quantization,
+            "modalities": {"vision": model.sees, "audio": False, "video": False},
             "media_marker": MEDIA_MARKER,
             "endpoint_slots": True,
             "endpoint_props": False,
@@ -161,7 +162,7 @@ async def slots(request: web.Request) -> web.Response:
     told = [
         {"id": number, "n_ctx": resident.context, "speculative": False, "is_processing": number < resident.slots_busy}
         for resident in gateway.residents()
-        if resident.name == model.name
+        if model.variant is not None and resident.variant == model.variant.id
         for number in range(resident.slots)
     ]
     if request.query.get("fail_on_no_slot") and told and all(slot["is_processing"] for slot in told):

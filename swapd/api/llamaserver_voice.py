@@ -43,7 +43,7 @@ _SILENT: Final = Sampling(
     dry_multiplier=0.0,
     dry_base=1.75,
     dry_allowed_length=2,
-    dry_penalty_last_n=-1,
+    dry_penalty_last_n=64,
     dry_sequence_breakers=("\n", ":", '"', "*"),
 )
 """What requests get that say nothing of it: told, because llama-server tells all of its values."""
@@ -61,6 +61,7 @@ class CompletionVoice:
         self._model, self._body, self._requests, self._ends = model, body, requests, ends
         self._settings: dict[str, object] = {}
         self._context: Tokens = 0
+        self._prompts = [0] * len(requests)
         self._told = [0] * len(requests)
         self._has_new_line = [False] * len(requests)
 
@@ -70,6 +71,7 @@ class CompletionVoice:
 
     def opening(self, answer: Answer, index: int) -> bytes:
         self._settings = self._settings_of(answer, index)
+        self._prompts[index] = answer.prompt[0]
         return b""
 
     def _may_tell(self, likely: Sequence[TokenLogprob]) -> dict[str, object]:
@@ -81,6 +83,8 @@ class CompletionVoice:
     def piece(self, chunk: Chunk, index: int) -> bytes:
         self._told[index] += chunk.tokens
         self._has_new_line[index] |= "\n" in chunk.text
+        if chunk.prompt is not None:
+            self._prompts[index] = chunk.prompt[0]
         document: dict[str, object] = {
             "index": index,
             "content": chunk.text,
@@ -88,6 +92,7 @@ class CompletionVoice:
             "stop": False,
             "id_slot": -1,
             "tokens_predicted": self._told[index],
+            "tokens_evaluated": self._prompts[index],
             **so_far(chunk),
             **(self._may_tell(chunk.logprobs) if chunk.read is None else {}),
         }

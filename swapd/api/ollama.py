@@ -23,7 +23,7 @@ from swapd.api.constrained import told_all
 from swapd.api.ollama_bodies import ChatBody, GenerateBody, Options, read_chat, read_generate, read_name
 from swapd.api.ollama_memory import Memory
 from swapd.api.ollama_messages import WholeCalls
-from swapd.api.ollama_models import leaves_at, running_document, show_document, tag_document
+from swapd.api.ollama_models import can_think, leaves_at, running_document, show_document, tag_document
 from swapd.api.stream import NDJSON, Framing
 from swapd.errors import InvalidRequest
 from swapd.generation import CallPart, Chunk, Ending, GenerationRequest, Message, Sampling, StopReason, TokenLogprob
@@ -95,6 +95,8 @@ async def show(request: web.Request) -> web.Response:
 async def generate(request: web.Request) -> web.StreamResponse:
     body = read_generate(await read_object(request))
     await _check_context(request, body.model, body.options)
+    if body.think and not body.is_verbatim:
+        await _check_thinking(request, body.model, body.template)
     voice = GenerateVoice(body.model)
     if not body.prompt and not body.suffix:
         return await _load(request, body, voice)
@@ -118,6 +120,8 @@ async def generate(request: web.Request) -> web.StreamResponse:
 async def chat(request: web.Request) -> web.StreamResponse:
     body = read_chat(await read_object(request))
     await _check_context(request, body.model, body.options)
+    if body.think:
+        await _check_thinking(request, body.model)
     voice = ChatVoice(body.model)
     if not body.messages:
         return await _load(request, body, voice)
@@ -147,6 +151,12 @@ async def _check_context(request: web.Request, name: str, options: Options) -> N
             f'tokens; `context = {options.num_ctx}` under [models."{variant.name}"] changes that',
             "options.num_ctx",
         )
+
+
+async def _check_thinking(request: web.Request, name: str, template: str | None = None) -> None:
+    """Raises InvalidRequest, with the words that Ollama's clients look for, where the model knows of no thoughts."""
+    if not can_think(template or (await request.app[GATEWAY].questions.describe(name)).template):
+        raise InvalidRequest(f'"{name}" does not support thinking: its chat template knows nothing of it', "think")
 
 
 def _ask(request: web.Request, body: GenerateBody | ChatBody, messages: tuple[Message, ...], prompt: str = "") -> Ask:

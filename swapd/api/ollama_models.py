@@ -17,6 +17,7 @@ from swapd.served import Model
 _NEVER: Final = datetime(2318, 1, 1, tzinfo=UTC)
 """Far enough for Ollama's clients to say "Forever"."""
 
+_THOUGHTS: Final = re.compile(r"enable_thinking|<think>|reasoning_content|\bthinking\b")
 _LEAVING: Final = frozenset({"draining", "unloading"})
 
 
@@ -77,9 +78,14 @@ def _capabilities(model: Model, described: Described) -> list[str]:
         "tools": True,
         "vision": model.sees,
         "insert": described.can_infill,
-        "thinking": re.search(r"enable_thinking|<think>|reasoning_content|\bthinking\b", described.template),
+        "thinking": can_think(described.template),
     }
     return [name for name, has in known.items() if has]
+
+
+def can_think(template: str) -> bool:
+    """Whether a chat template knows of thoughts."""
+    return _THOUGHTS.search(template) is not None
 
 
 def _modelfile(model: Model, template: str, parameters: Sequence[str]) -> str:

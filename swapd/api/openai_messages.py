@@ -257,7 +257,8 @@ class Conversation(Body):
             tools=self.offered,
             tool_choice=self.choice.choice,
             tool_name=self.choice.name,
-            parallel_calls=self.parallel_tool_calls is not False,
+            # A tool that is named is called exactly once, as OpenAI has it: small models that may go on do.
+            parallel_calls=self.parallel_tool_calls is not False and not self.choice.name,
             thinking=self.thinking,
             thinking_budget=self.thinking_budget,
             thinking_end=self.reasoning_budget_message or "",

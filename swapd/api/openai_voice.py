@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import ClassVar, Final, assert_never
 
 from swapd import __version__
-from swapd.api.answers import Whole
+from swapd.api.answers import Whole, thoughts_of
 from swapd.api.calls import encode
 from swapd.api.constrained import told_all
 from swapd.api.figures import so_far, timings
@@ -49,9 +49,11 @@ class _Voice(ABC):
         self._choices, self._tries = body.choices, body.tries
         self._tells = body.alternatives is not None
         self._spent: dict[int, Usage] = {}
+        self._thought = 0
 
     def whole(self, wholes: Sequence[Whole]) -> object:
         self._spent = {index: whole.ending.usage for index, whole in enumerate(wholes)}
+        self._thought = sum(whole.thought for whole in wholes)
         if self._tries > self._choices:
             prompts = range(0, len(wholes), self._tries)
             wholes = [whole for at in prompts for whole in _best(wholes[at : at + self._tries], self._choices)]
@@ -81,7 +83,8 @@ class _Voice(ABC):
                 prompts[index // self._tries] = usage
         first = _total(list(prompts.values()))
         completion = sum(usage.completion for usage in self._spent.values())
-        return _usage(replace(first, completion=completion))
+        thoughts = {"completion_tokens_details": {"reasoning_tokens": self._thought}} if self._thought else {}
+        return _usage(replace(first, completion=completion)) | thoughts
 
     @abstractmethod
     def likelihoods(self, logprobs: Sequence[TokenLogprob], index: int) -> dict[str, object]:
@@ -95,8 +98,10 @@ class _Voice(ABC):
         return b"data: " + encode({**self._head, "choices": choices, **self._usage_key, **more}) + b"\n\n"
 
     def closing(self) -> bytes:
-        usage = self.frame([], usage=self._usage()) if self._usage_key else b""
-        return usage + b"data: [DONE]\n\n"
+        if not self._usage_key:
+            return b"data: [DONE]\n\n"
+        spent = timings(_total(list(self._spent.values())))  # where llama-server's clients look for it then
+        return self.frame([], usage=self._usage(), timings=spent) + b"data: [DONE]\n\n"
 
 
 class ChatVoice(_Voice):
@@ -125,6 +130,7 @@ class ChatVoice(_Voice):
             return self._delta(delta, index, more=so_far(chunk))
         if chunk.thinking:
             delta["reasoning_content"] = chunk.thinking
+            self._thought += thoughts_of(chunk)
         if chunk.text or not (chunk.thinking or chunk.calls):
             delta["content"] = chunk.text
         if chunk.calls:
@@ -136,7 +142,7 @@ class ChatVoice(_Voice):
         return self._delta({}, index, _finish(ending), more={"timings": timings(ending.usage)})
 
     def likelihoods(self, logprobs: Sequence[TokenLogprob], index: int) -> dict[str, object]:
-        return {"content": told_all(logprobs), "refusal": None}
+        return {"content": told_all(logprobs, with_numbers=True), "refusal": None}
 
     def _delta(
         self,

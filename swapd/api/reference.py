@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from swapd.api import extras, llamaserver_bodies, openai_bodies, responses_bodies
+from swapd.api import anthropic_bodies, extras, llamaserver_bodies, openai_bodies, responses_bodies
 from swapd.api.failures import Dialect
 from swapd.api.openapi import document
 from swapd.api.operations import OPERATIONS
@@ -35,7 +35,7 @@ IGNORED: Final[Mapping[str, Mapping[str, str]]] = {
     | _CONTEXT,
     "/v1/completions": {"user": _THEIRS} | _CONTEXT,
     "/v1/embeddings": {"user": _THEIRS},
-    "/v1/responses": dict.fromkeys(("prompt_cache_key", "safety_identifier", "service_tier", "include"), _THEIRS),
+    "/v1/responses": dict.fromkeys(("prompt_cache_key", "safety_identifier", "service_tier", "store"), _THEIRS),
     "/v1/messages": dict.fromkeys(("metadata", "service_tier", "container", "context_management"), _THEIRS),
     "/api/embed": {"options": "a request never reloads a model"},
     "/api/embeddings": {"options": "a request never reloads a model"},
@@ -45,6 +45,7 @@ IGNORED: Final[Mapping[str, Mapping[str, str]]] = {
 REFUSED: Final[Mapping[str, Mapping[str, Any]]] = {
     "/v1/chat/completions": openai_bodies.UNSERVED_CHAT,
     "/v1/responses": responses_bodies.UNSERVED,
+    "/v1/messages": anthropic_bodies.UNSERVED,
     "/v1/completions": extras.UNSERVED_EXTRAS,
     "/completion": extras.UNSERVED_EXTRAS,
     "/infill": llamaserver_bodies.UNSERVED_INFILL,

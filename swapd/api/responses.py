@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from swapd.api.answers import Whole, give
+from swapd.api.answers import Whole, give, thoughts_of
 from swapd.api.bodies import read_object
 from swapd.api.calls import GATEWAY, encode, generation_ids, priority, session
 from swapd.api.chosen import CHAT, model_for
@@ -24,6 +24,7 @@ from swapd.api.responses_output import COMPLETED, IN_PROGRESS, INCOMPLETE, Outpu
 from swapd.api.stream import SSE, Framing
 from swapd.generation import CallPart, Chunk, Ending, StopReason, Usage
 from swapd.runtime.asking import Answer, Ask, Progress
+from swapd.units import Tokens
 
 routes = web.RouteTableDef()
 
@@ -64,7 +65,8 @@ async def respond(request: web.Request) -> web.StreamResponse:
 class ResponsesVoice:
     def __init__(self, unique: str, model: str, body: ResponsesBody, raw: Mapping[str, Any]) -> None:
         self.framing: Framing = _Framing(self)
-        self._output = Output(unique, body.box)
+        self._output = Output(unique, body.box, tells=body.alternatives is not None)
+        self._thought = 0
         self._sequence = 0
         said = {name: default if raw.get(name) is None else raw[name] for name, default in _ECHOED.items()}
         self._head: dict[str, object] = {
@@ -81,8 +83,9 @@ class ResponsesVoice:
 
     def whole(self, wholes: Sequence[Whole]) -> object:
         (whole,) = wholes
+        self._thought = whole.thought
         calls = tuple(CallPart(i, call.id, call.name, call.arguments) for i, call in enumerate(whole.calls))
-        for _ in self._output.tell(Chunk(whole.text, 0, whole.thinking, calls)):
+        for _ in self._output.tell(Chunk(whole.text, 0, whole.thinking, calls, whole.logprobs)):
             pass  # whoever does not stream is told the result only
         for _ in self._output.close(_status(whole.ending)):
             pass
@@ -95,6 +98,7 @@ class ResponsesVoice:
     def piece(self, chunk: Chunk, index: int) -> bytes:
         if chunk.read is not None:
             return self.event("response.in_progress", response=self._response(IN_PROGRESS), **so_far(chunk))
+        self._thought += thoughts_of(chunk)
         return b"".join(self.event(kind, **fields, **so_far(chunk)) for kind, fields in self._output.tell(chunk))
 
     def ending(self, ending: Ending, index: int) -> bytes:
@@ -127,7 +131,8 @@ class ResponsesVoice:
             "error": None,
             "incomplete_details": {"reason": "max_output_tokens"} if status == INCOMPLETE else None,
             "output": list(self._output.done),
-            "usage": None if ending is None else _usage(ending.usage),
+            "usage": None if ending is None else _usage(ending.usage, self._thought),
+            "completed_at": int(time.time()) if status == COMPLETED else None,
         }
 
 
@@ -150,11 +155,11 @@ def _status(ending: Ending) -> str:
     return INCOMPLETE if ending.reason is StopReason.LENGTH else COMPLETED
 
 
-def _usage(usage: Usage) -> dict[str, object]:
+def _usage(usage: Usage, thought: Tokens) -> dict[str, object]:
     return {
         "input_tokens": usage.prompt,
         "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": 0},
         "output_tokens": usage.completion,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": thought},
         "total_tokens": usage.prompt + usage.completion,
     }

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from swapd.api.bodies import is_among, is_empty, parse, refuse
+from swapd.api.constrained import Alternatives
 from swapd.api.conversation import settled
 from swapd.api.fields import Body, KeepAlive, ModelName, Sampled, Whole
 from swapd.api.responses_items import Caller, Toolbox, read_input, read_tools
@@ -23,8 +24,9 @@ UNSERVED: Final[Mapping[str, Callable[[Any], bool]]] = {
     "background": is_among(False),
     "conversation": is_empty,
     "prompt": is_empty,
-    "top_logprobs": is_among(0),
 }
+
+_LIKELIHOODS: Final = "message.output_text.logprobs"
 
 
 class Format(Body):
@@ -65,6 +67,9 @@ class ResponsesBody(Sampled):
     text: Words | None = None
     metadata: dict[str, Any] | None = None
     stream: bool | None = None
+    include: list[str] | None = None
+    """Only the likelihoods are served."""
+    top_logprobs: Alternatives | None = None
     timings_per_token: bool | None = None
     return_progress: bool | None = None
     keep_alive: KeepAlive = None
@@ -125,6 +130,12 @@ class ResponsesBody(Sampled):
         effort = (self.reasoning.effort if self.reasoning is not None else None) or "none"
         return {"none": "", "minimal": "low", "xhigh": "high", "max": "high"}.get(effort, effort)
 
+    @property
+    def alternatives(self) -> int | None:
+        """How many are told beside each token; None: no logarithms."""
+        is_wanted = self.top_logprobs or _LIKELIHOODS in (self.include or ())
+        return (self.top_logprobs or 0) if is_wanted else None
+
     def asked(self, unique: str) -> GenerationRequest:
         """What is wanted under this id."""
         return GenerationRequest(
@@ -136,9 +147,10 @@ class ResponsesBody(Sampled):
             tools=self.box.tools,
             tool_choice=self.choice,
             tool_name=self.tool_name,
-            parallel_calls=self.parallel_tool_calls is not False,
+            parallel_calls=self.parallel_tool_calls is not False and not self.tool_name,
             thinking=self.thinking,
             effort=self.effort,
+            logprobs=self.alternatives,
             tells_reading=bool(self.stream and self.return_progress),
             tells_usage=bool(self.stream and self.timings_per_token),
         )

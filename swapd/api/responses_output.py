@@ -6,16 +6,18 @@ Used by `responses.py`, for streams and whole answers alike: the items of both a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from swapd.api.constrained import told_all
 from swapd.api.responses_items import Caller, Toolbox
 from swapd.generation import CallPart, Chunk
 
 Event: TypeAlias = tuple[str, dict[str, object]]
 """Its type, and its fields but for the sequence number."""
+Likelihoods: TypeAlias = Sequence[dict[str, object]]
 
 IN_PROGRESS: Final = "in_progress"
 COMPLETED: Final = "completed"
@@ -36,9 +38,9 @@ class _Item(ABC):
     def head(self, status: str) -> dict[str, object]:
         return {"id": self.place["item_id"], "status": status}
 
-    def grow(self, text: str) -> Iterator[Event]:
+    def grow(self, text: str, likelihoods: Likelihoods = ()) -> Iterator[Event]:
         self._said.append(text)
-        yield from self.grown(text)
+        yield from self.grown(text, likelihoods)
 
     @abstractmethod
     def document(self, status: str) -> dict[str, object]: ...
@@ -47,7 +49,7 @@ class _Item(ABC):
     def begun(self) -> Iterator[Event]: ...
 
     @abstractmethod
-    def grown(self, text: str) -> Iterator[Event]: ...
+    def grown(self, text: str, likelihoods: Likelihoods) -> Iterator[Event]: ...
 
     @abstractmethod
     def ended(self) -> Iterator[Event]: ...
@@ -57,6 +59,10 @@ class _Text(_Item):
     """With one part: what is said or what is thought."""
 
     delta: str
+
+    def __init__(self, unique: str, index: int) -> None:
+        super().__init__(unique, index)
+        self.likelihoods: list[dict[str, object]] = []
 
     @abstractmethod
     def part(self) -> dict[str, object]: ...
@@ -68,11 +74,12 @@ class _Text(_Item):
     def begun(self) -> Iterator[Event]:
         yield "response.content_part.added", {**self.words, "part": self.part()}
 
-    def grown(self, text: str) -> Iterator[Event]:
-        yield f"response.{self.delta}.delta", {**self.words, "delta": text, "logprobs": []}
+    def grown(self, text: str, likelihoods: Likelihoods) -> Iterator[Event]:
+        self.likelihoods += likelihoods
+        yield f"response.{self.delta}.delta", {**self.words, "delta": text, "logprobs": list(likelihoods)}
 
     def ended(self) -> Iterator[Event]:
-        yield f"response.{self.delta}.done", {**self.words, "text": self.said, "logprobs": []}
+        yield f"response.{self.delta}.done", {**self.words, "text": self.said, "logprobs": self.likelihoods}
         yield "response.content_part.done", {**self.words, "part": self.part()}
 
 
@@ -80,7 +87,7 @@ class _Message(_Text):
     prefix, delta = "msg", "output_text"
 
     def part(self) -> dict[str, object]:
-        return {"type": "output_text", "text": self.said, "annotations": [], "logprobs": []}
+        return {"type": "output_text", "text": self.said, "annotations": [], "logprobs": self.likelihoods}
 
     def document(self, status: str) -> dict[str, object]:
         content = [] if status == IN_PROGRESS else [self.part()]
@@ -113,7 +120,7 @@ class _Call(_Item):
     def begun(self) -> Iterator[Event]:
         yield from ()
 
-    def grown(self, text: str) -> Iterator[Event]:
+    def grown(self, text: str, likelihoods: Likelihoods) -> Iterator[Event]:
         yield "response.function_call_arguments.delta", {**self.place, "delta": text}
 
     def ended(self) -> Iterator[Event]:
@@ -137,7 +144,7 @@ class _CustomCall(_Call):
         about = {"call_id": self._call, "name": self._caller.name, "input": self._input()}
         return {**self.head(status), "type": "custom_tool_call", **about}
 
-    def grown(self, text: str) -> Iterator[Event]:
+    def grown(self, text: str, likelihoods: Likelihoods) -> Iterator[Event]:
         yield from ()
 
     def ended(self) -> Iterator[Event]:
@@ -149,7 +156,9 @@ class _CustomCall(_Call):
 class Output:
     """Items one after another: an item ends where the next begins."""
 
-    def __init__(self, unique: str, box: Toolbox) -> None:
+    def __init__(self, unique: str, box: Toolbox, tells: bool = False) -> None:
+        """`tells`: the likelihoods of what is said."""
+        self._tells = tells
         self.done: list[dict[str, object]] = []
         self._unique, self._box = unique, box
         self._open: _Item | None = None
@@ -164,7 +173,7 @@ class Output:
         if chunk.text:
             if not isinstance(self._open, _Message):
                 yield from self._begin(_Message(self._unique, self._next))
-            yield from self._grow(chunk.text)
+            yield from self._grow(chunk.text, told_all(chunk.logprobs) if self._tells else ())
         for part in chunk.calls:
             if part.index != self._call:
                 yield from self._begin(self._new_call(part), part.index)
@@ -192,7 +201,7 @@ class Output:
         yield "response.output_item.added", {"output_index": len(self.done), "item": item.document(IN_PROGRESS)}
         yield from item.begun()
 
-    def _grow(self, text: str) -> Iterator[Event]:
+    def _grow(self, text: str, likelihoods: Likelihoods = ()) -> Iterator[Event]:
         assert self._open is not None
         if text:
-            yield from self._open.grow(text)
+            yield from self._open.grow(text, likelihoods)

@@ -44,7 +44,7 @@ NEUTRAL: Final = Sampling(
     dry_multiplier=0.0,
     dry_base=1.75,
     dry_allowed_length=2,
-    dry_penalty_last_n=-1,
+    dry_penalty_last_n=64,
     dry_sequence_breakers=("\n", ":", '"', "*"),
 )
 """What None means: nothing is filtered or penalised, llama.cpp draws the seed; strengths are llama-server's."""

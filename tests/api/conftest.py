@@ -98,6 +98,7 @@ class ScriptedQuestions(Questions):
         self._find = find
         self.rendered: list[GenerationRequest] = []
         self.can_infill = True
+        self.template = "{{ messages }}"
         self.calls: list[tuple[object, ...]] = []
 
     async def _ask(self, name: str, question: VocabularyQuestion) -> Reply:
@@ -119,7 +120,7 @@ class ScriptedQuestions(Questions):
             case Detokenize(tokens):
                 return Detokenized(bytes(tokens).decode("utf-8", "replace"))
             case Describe():
-                return Described("{{ messages }}", "<s>", "</s>", 256, self.can_infill)
+                return Described(self.template, "<s>", "</s>", 256, self.can_infill)
 
 
 class ScriptedVectors(Vectors):

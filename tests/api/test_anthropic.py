@@ -258,6 +258,7 @@ async def test_a_schema_and_an_effort_are_passed_on(client: Client, gateway: Scr
         ({"messages": HI, "tool_choice": {"type": "any"}}, "there are no tools"),
         ({"messages": HI, "tools": [WEATHER], "tool_choice": {"type": "tool"}}, "'name' belongs to the type 'tool'"),
         ({"messages": HI, "max_tokens": 0}, "'max_tokens'"),
+        ({"messages": HI, "mcp_servers": [{"type": "url", "url": "http://x", "name": "x"}]}, "'mcp_servers'"),
         ({"messages": HI, "system": [{"type": "image"}]}, "an image has its place"),
     ],
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from swapd.generation import Chunk
 from swapd.served import ModelEntry
-from tests.api.conftest import Client, ScriptedGateway, make_model
+from tests.api.conftest import ENDING, Client, ScriptedGateway, lines_of, make_model
 
 HELLO = [{"role": "user", "content": "Hello"}]
 BODIES: dict[str, dict[str, Any]] = {
@@ -127,3 +129,44 @@ async def test_what_of_them_is_not_served_is_refused_by_name(
     error = (await post(client, path, BODIES[path] | {"model": "tiny"} | change, 400))["error"]
     assert words in error["message"]
     assert gateway.asks == []
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+async def test_a_tool_that_is_named_is_called_once(client: Client, gateway: ScriptedGateway, path: str) -> None:
+    about = {"name": "weather", "parameters": {"type": "object", "properties": {}}}
+    tool = {"type": "function", **about} if path == "/v1/responses" else {"type": "function", "function": about}
+    body = BODIES[path] | {"model": "tiny", "tools": [tool]}
+    named = {"type": "function", "name": "weather"}
+    for choice in ("required", named):
+        await post(client, path, body | {"tool_choice": choice})
+    assert [ask.request.parallel_calls for ask in gateway.asks] == [True, False]
+
+
+async def test_the_last_chunk_of_a_stream_tells_its_timings_and_thoughts(
+    client: Client, gateway: ScriptedGateway
+) -> None:
+    gateway.script = [Chunk("", 3, thinking="Hm."), Chunk("4", 1), ENDING]
+    body = BODIES["/v1/chat/completions"] | {"model": "tiny"}
+    whole = await post(client, "/v1/chat/completions", body)
+    assert whole["usage"]["completion_tokens_details"] == {"reasoning_tokens": 3}
+    response = await client.post(
+        "/v1/chat/completions", json=body | {"stream": True, "stream_options": {"include_usage": True}}
+    )
+    last = json.loads((await lines_of(response))[-2].removeprefix("data: "))
+    assert (last["choices"], last["usage"]) == ([], whole["usage"])
+    assert last["timings"] == whole["timings"]
+
+
+async def test_pieces_of_a_completion_tell_how_long_the_prompt_is(client: Client, gateway: ScriptedGateway) -> None:
+    gateway.script = [Chunk("Hel", 1, prompt=(12, 5)), Chunk("lo", 1), ENDING]
+    response = await client.post("/completion", json=BODIES["/completion"] | {"model": "tiny", "stream": True})
+    told = [json.loads(line.removeprefix("data: ")) for line in await lines_of(response)]
+    assert [piece["tokens_evaluated"] for piece in told] == [12, 12, 12]
+
+
+async def test_slots_are_those_of_the_model_that_writes(client: Client, gateway: ScriptedGateway) -> None:
+    """Not also of the same file loaded beside it, to make vectors."""
+    both = (gateway.resident("tiny"), gateway.resident("tiny", variant="tiny-vectors", slots=1))
+    gateway.residents = lambda: both  # type: ignore[method-assign]
+    response = await client.get("/slots?model=tiny")
+    assert [slot["id"] for slot in await response.json()] == [0, 1, 2, 3]

@@ -162,7 +162,7 @@ async def test_how_many_alternatives(
     assert gateway.asks[0].request.logprobs == expected
 
 
-TOLD = {
+TOLD: dict[str, Any] = {
     "token": "He",
     "logprob": -0.5,
     "bytes": [72, 101],
@@ -177,12 +177,17 @@ async def test_a_chat_tells_logarithms_whole_and_streamed(client: Client, gatewa
     gateway.script = [Chunk("He", 1, logprobs=(HE,)), Chunk("yo", 1, logprobs=(YO,)), ENDING]
     whole = await (await client.post(CHAT, json=body(CHAT, logprobs=True, top_logprobs=2))).json()
     told = whole["choices"][0]["logprobs"]
-    assert told["content"][0] == TOLD
+    numbered = {
+        "id": HE.drawn.token,
+        **TOLD,
+        "top_logprobs": [{"id": other.token, **said} for other, said in zip(HE.top, TOLD["top_logprobs"], strict=True)],
+    }
+    assert told["content"][0] == numbered
     assert [one["token"] for one in told["content"]] == ["He", "yo"]
     response = await client.post(CHAT, json=body(CHAT, logprobs=True, top_logprobs=2, stream=True))
     chunks = [json.loads(line.removeprefix("data: ")) for line in (await lines_of(response))[:-1]]
     streamed = [(c["choices"][0]["delta"].get("content"), c["choices"][0]["logprobs"]) for c in chunks]
-    assert streamed[1] == ("He", {"content": [TOLD], "refusal": None})
+    assert streamed[1] == ("He", {"content": [numbered], "refusal": None})
     assert streamed[-1] == (None, None)
 
 

@@ -10,8 +10,20 @@ import openai
 import pytest
 
 from swapd.errors import ContextLengthExceeded, WorkerCrashed
-from swapd.generation import CallPart, Chunk, Ending, Message, Role, StopReason, ToolCall, ToolChoice, Usage
-from tests.api.conftest import Client, Script, ScriptedGateway
+from swapd.generation import (
+    CallPart,
+    Chunk,
+    Ending,
+    Likelihood,
+    Message,
+    Role,
+    StopReason,
+    TokenLogprob,
+    ToolCall,
+    ToolChoice,
+    Usage,
+)
+from tests.api.conftest import ENDING, Client, Script, ScriptedGateway
 
 PATH = "/v1/responses"
 WEATHER: dict[str, Any] = {
@@ -77,6 +89,39 @@ async def test_a_response_is_created(official: openai.AsyncOpenAI, gateway: Scri
     assert (request.max_tokens, request.sampling.temperature) == (50, 0)
 
 
+async def test_likelihoods_stand_beside_the_text(official: openai.AsyncOpenAI, gateway: ScriptedGateway) -> None:
+    likely = Likelihood(7, b"Hi", -0.5)
+    gateway.script = [Chunk("Hi", 1, logprobs=(TokenLogprob(likely, (likely,)),)), ENDING]
+    more: Any = {"top_logprobs": 1, "include": ["message.output_text.logprobs"]}
+    whole = await official.responses.create(model="tiny", input="hi", **more)
+    (part,) = whole.output[0].content
+    (told,) = part.logprobs
+    assert (told.token, told.logprob, told.bytes) == ("Hi", -0.5, [72, 105])
+    assert [other.token for other in told.top_logprobs] == ["Hi"]
+    stream = await official.responses.create(model="tiny", input="hi", stream=True, **more)
+    events = [event async for event in stream]
+    deltas = [event.logprobs for event in events if event.type == "response.output_text.delta"]
+    assert [[one.token for one in told] for told in deltas] == [["Hi"]]
+    await official.responses.create(model="tiny", input="hi")
+    await official.responses.create(model="tiny", input="hi", include=["message.output_text.logprobs"])
+    assert [ask.request.logprobs for ask in gateway.asks] == [1, 1, None, 0]
+
+
+async def test_a_response_tells_what_was_thought_and_when_it_was_done(
+    official: openai.AsyncOpenAI, gateway: ScriptedGateway
+) -> None:
+    gateway.script = [Chunk("", 3, thinking="Hm."), Chunk("4", 1), ENDING]
+    whole = await official.responses.create(model="tiny", input="2+2")
+    assert whole.usage is not None
+    assert whole.usage.output_tokens_details.reasoning_tokens == 3
+    assert whole.completed_at is not None
+    assert whole.completed_at >= whole.created_at
+    stream = await official.responses.create(model="tiny", input="2+2", stream=True)
+    last = [event async for event in stream][-1]
+    assert last.type == "response.completed"
+    assert last.response.usage == whole.usage
+
+
 async def test_thoughts_text_and_calls_are_items(official: openai.AsyncOpenAI, gateway: ScriptedGateway) -> None:
     gateway.script = CALLS
     answer = await official.responses.create(model="tiny", input="hi", tools=[WEATHER, SPAWN, PATCH])  # type: ignore[list-item]
@@ -104,7 +149,7 @@ async def test_a_stream_gives_what_a_whole_answer_does(official: openai.AsyncOpe
     assert [event.sequence_number for event in events] == list(range(len(events)))
     last = events[-1]
     assert last.type == "response.completed"
-    different = {"id", "created_at", "output"}
+    different = {"id", "created_at", "completed_at", "output"}
     assert last.response.model_dump(exclude=different) == whole.model_dump(exclude=different)
     assert [item.model_dump(exclude={"id"}) for item in last.response.output] == [
         item.model_dump(exclude={"id"}) for item in whole.output

@@ -219,6 +219,7 @@ async def test_ollama_gets_calls_and_thoughts_whole(
     ollama_client: ollama.AsyncClient, gateway: ScriptedGateway
 ) -> None:
     gateway.script = SCRIPT
+    gateway.questions.template = "<think>"
     answer = await ollama_client.chat("tiny", HI, tools=[TOOL], think=True)
     assert (answer.message.content, answer.message.thinking, answer.done_reason) == ("Well.", "I add.", "stop")
     assert answer.message.tool_calls is not None
@@ -256,6 +257,18 @@ async def test_ollama_gets_a_call_that_broke_off_as_text(
     assert last["done_reason"] == "length"
 
 
+@pytest.mark.parametrize("path", [API_CHAT, "/api/generate"])
+async def test_thoughts_of_a_model_that_has_none_are_refused_in_ollamas_words(
+    client: Client, gateway: ScriptedGateway, path: str
+) -> None:
+    refused = await ask(client, path, 400, prompt="2+2", think=True)
+    assert '"tiny" does not support thinking' in refused["error"]
+    assert gateway.asks == []
+    await ask(client, path, prompt="2+2", think=False)
+    await ask(client, "/api/generate", prompt="2+2", think="high", template="{{ enable_thinking }}")
+    await ask(client, "/api/generate", prompt="2+2", think=True, raw=True)
+
+
 @pytest.mark.parametrize(
     ("think", "thinking", "effort"),
     [(None, None, ""), (True, True, ""), (False, False, ""), ("low", True, "low"), ("max", True, "high")],
@@ -263,6 +276,7 @@ async def test_ollama_gets_a_call_that_broke_off_as_text(
 async def test_ollama_thinking(
     client: Client, gateway: ScriptedGateway, think: object, thinking: bool | None, effort: str
 ) -> None:
+    gateway.questions.template = "{{ enable_thinking }}"
     await ask(client, API_CHAT, think=think)
     gateway.script = [Chunk("", 1, thinking="Hm."), Chunk("4", 1), Ending(StopReason.STOP, Usage(prompt=1))]
     answer = await ask(client, "/api/generate", prompt="2+2", think=think)
