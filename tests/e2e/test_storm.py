@@ -112,9 +112,10 @@ def test_a_storm_is_weathered(soft_gpu: MakeSoftGPU, start: Start, seed: int) ->
 
 
 def _check_refusals(gpu: SoftGPU, cloud: int) -> None:
-    """The card refuses us memory only right after the other program took it: what was measured was free then."""
+    """The card refuses us memory only where the other program took some after we had looked, just before the load."""
     events = gpu.events()
     for refusal in gpu.refusals():
-        window = [e for e in events if e.card == refusal.card and refusal.at - 3.0 <= e.at <= refusal.at]
+        loading = min((e.at for e in events if e.pid == refusal.pid), default=refusal.at)
+        window = [e for e in events if e.card == refusal.card and loading - 3.0 <= e.at <= refusal.at]
         grabbed = [e for e in window if e.what is What.TOOK and e.pid == cloud]
         assert grabbed, f"{refusal} though nobody else had taken anything: {window}"
