@@ -19,7 +19,7 @@ TOLERATED: Final = 0.5
 CALM: Final[Seconds] = 5.0
 """So long must memory have been enough before somebody is placed better."""
 WORTH: Final = 0.1
-"""A better placement has at least so much more of the model on the GPU."""
+"""A better placement has at least so much more of the model on the GPU, or all of it."""
 WORTH_KEEPING: Final = 0.3
 """An idle model is placed smaller if so much of it can stay on the GPU; else it leaves."""
 
@@ -87,7 +87,7 @@ def promotable(state: State) -> tuple[Resident, Placement] | None:
         partial = resident.placement.share < 1 and not resident.is_fixed and not state.is_pinned(resident)
         if partial and was_used and state.is_idle(resident):
             better = _best(state, resident)
-            if better is not None and better.share >= resident.placement.share + WORTH:
+            if better is not None and better.share >= min(1.0, resident.placement.share + WORTH):
                 return resident, better
     return None
 

@@ -186,7 +186,7 @@ class Reasons(ABC):
                 raise self.broken(f"at rest {device} is short, and {there[0].variant} stays there")
         for p in ready:
             others = [o for o in self.processes.values() if o is not p and not o.is_guess]
-            is_partial = p.placement.share < 0.85 and not self._was_fixed(p.variant)
+            is_partial = p.placement.share < 1 and not self._was_fixed(p.variant)
             could = is_partial and self._may_be_promoted(p) and p.variant not in self.guessed
             if could and self.memory.is_exact and self.memory.could_be_whole(p, others):
                 raise self.broken(f"at rest {p.variant} is placed in part though all of it would fit")

@@ -322,6 +322,23 @@ def test_what_was_used_comes_back_whole_after_some_calm() -> None:
     assert str(desk.resident(LARGE).placement) == "100% GPU"
 
 
+def test_the_last_layer_comes_back_too() -> None:
+    """Less than a tenth of it, but then it is whole."""
+    desk = Desk(vram_reserve=100 * MiB)
+    desk.idle(LARGE)
+    desk.foreign[CARD] = 3 * GiB + 200 * MiB
+    assert stopped(desk.watch()) == [1]
+    reload(desk, 1)
+    assert desk.resident(LARGE).placement.gpu_layers == 15
+    desk.later(1.0)
+    desk.wants(LARGE, "again")
+    desk.ends("again")
+    desk.foreign[CARD] = 0
+    assert watched(desk, 8) == [2]
+    reload(desk, 2)
+    assert str(desk.resident(LARGE).placement) == "100% GPU"
+
+
 def watched(desk: Desk, seconds: int) -> list[int]:
     return [resident for _ in range(seconds) for resident in stopped(desk.watch())]
 
