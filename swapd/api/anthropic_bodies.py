@@ -82,9 +82,11 @@ class CountBody(Body):
     """What `count_tokens` and `messages` have in common: all that the prompt is made of."""
 
     model: Annotated[str, Field(min_length=1, max_length=1024)]
-    messages: Annotated[Any, BeforeValidator(read_turns)]
-    system: Annotated[str | None, BeforeValidator(system_text)] = None
-    tools: Annotated[Any, BeforeValidator(_tools)] = ()
+    messages: Annotated[Any, BeforeValidator(read_turns, json_schema_input_type=list[dict[str, Any]])]
+    system: Annotated[
+        str | None, BeforeValidator(system_text, json_schema_input_type=str | list[dict[str, Any]] | None)
+    ] = None
+    tools: Annotated[Any, BeforeValidator(_tools, json_schema_input_type=list[dict[str, Any]] | None)] = ()
     tool_choice: Choice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None

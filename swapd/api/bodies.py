@@ -21,6 +21,7 @@ from swapd.units import Bytes, Seconds
 B = TypeVar("B", bound=BaseModel)
 
 MAX_DEPTH: Final = 64
+_TOO_DEEP: Final = f"cannot read the body: it is nested too deeply; at most {MAX_DEPTH} levels are allowed"
 STALLED_AFTER: Final[Seconds] = 60.0
 """A body of which nothing comes for so long is given up."""
 _BOM: Final = b"\xef\xbb\xbf"
@@ -40,7 +41,7 @@ async def read_object(request: web.Request, *, optional: bool = False) -> dict[s
         # The decoder refuses NaN, infinities, numbers beyond double range and lone surrogates.
         body = msgspec.json.decode(raw.removeprefix(_BOM))
     except RecursionError:
-        raise InvalidRequest("cannot read the body: it is nested too deeply") from None
+        raise InvalidRequest(_TOO_DEEP) from None
     except UnicodeDecodeError:
         raise InvalidRequest("cannot read the body: it is not UTF-8") from None
     except (msgspec.DecodeError, ValueError) as error:
@@ -48,7 +49,7 @@ async def read_object(request: web.Request, *, optional: bool = False) -> dict[s
     if not isinstance(body, dict):
         raise InvalidRequest("cannot read the body: a JSON object is expected")
     if _is_deeper(body, MAX_DEPTH):
-        raise InvalidRequest("cannot read the body: it is nested too deeply")
+        raise InvalidRequest(_TOO_DEEP)
     return body
 
 
@@ -59,7 +60,7 @@ def parse(kind: type[B], body: Mapping[str, Any]) -> B:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-        why = first["msg"].removeprefix("Value error, ")
+        why = first["msg"].removeprefix("Value error, ").replace(" after validation", "")
         what = repr(name) if name else "the body"
         raise InvalidRequest(f"cannot read {what}: {why[:1].lower()}{why[1:]}", name or None) from None
 

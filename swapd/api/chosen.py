@@ -47,7 +47,7 @@ async def model_for(gateway: Gateway, given: str | None, task: str) -> str:
         return max(loaded, key=lambda resident: resident.last_used or _NEVER).name
     if len(names) == 1:
         return names[0]
-    known = ", ".join(names[:_MOST_NAMES]) or "none yet"
+    known = ", ".join(names[:_MOST_NAMES]) or "none for it yet"
     raise InvalidRequest(
         f"cannot tell which model is meant: name one in 'model', or set `{task}` under [routes]; there are: {known}",
         "model",

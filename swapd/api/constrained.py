@@ -6,7 +6,7 @@ Field types for their bodies, and likelihoods in the words that OpenAI and Ollam
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from pydantic import BeforeValidator, Field
@@ -119,11 +119,14 @@ def _samplers(given: Any) -> Any:
     return tuple(names)
 
 
-LogitBias = Annotated[list[tuple[int, float]], BeforeValidator(_biases)]
-SchemaText = Annotated[str | None, BeforeValidator(_schema)]
-ResponseFormat = Annotated[str | None, BeforeValidator(_format)]
+_AnyBias = dict[str, float | bool] | list[list[int | float | bool]] | None
+LogitBias = Annotated[list[tuple[int, float]], BeforeValidator(_biases, json_schema_input_type=_AnyBias)]
+SchemaText = Annotated[str | None, BeforeValidator(_schema, json_schema_input_type=dict[str, Any] | bool | None)]
+ResponseFormat = Annotated[str | None, BeforeValidator(_format, json_schema_input_type=dict[str, Any] | None)]
 """The text of a JSON Schema; None: free text."""
-JsonOrSchema = Annotated[str | None, BeforeValidator(_json_or_schema)]
+JsonOrSchema = Annotated[
+    str | None, BeforeValidator(_json_or_schema, json_schema_input_type=Literal["json"] | dict[str, Any] | None)
+]
 Samplers = Annotated[tuple[str, ...] | None, BeforeValidator(_samplers, json_schema_input_type=list[str] | str | None)]
 GrammarText = Annotated[str, Field(max_length=MAX_GRAMMAR)]
 Alternatives = Annotated[Whole, Field(ge=0, le=MAX_TOP)]

@@ -139,7 +139,9 @@ class Generated(Extras):
     stream: bool | None = None
     n_probs: Annotated[Whole, Field(ge=0, le=MAX_PROBABILITIES)] | None = None
     return_tokens: bool | None = None
-    logit_bias: Annotated[Biases, BeforeValidator(_biases)] = Field(default_factory=list)
+    logit_bias: Annotated[
+        Biases, BeforeValidator(_biases, json_schema_input_type=dict[str, float | bool] | list[list[Any]] | None)
+    ] = Field(default_factory=list)
     grammar: Annotated[str, Field(max_length=2**20)] | None = None
     json_schema: Annotated[str | None, BeforeValidator(_schema, json_schema_input_type=dict[str, Any] | None)] = None
     response_fields: Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=_MAX_FIELDS)] | None = None

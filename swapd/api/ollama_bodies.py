@@ -80,7 +80,10 @@ class _Generation(NameBody):
     format: JsonOrSchema = None
     logprobs: bool | None = None
     top_logprobs: Alternatives | None = None
-    think: Annotated[bool | Literal["low", "medium", "high"] | None, BeforeValidator(_think)] = None
+    think: Annotated[
+        bool | Literal["low", "medium", "high"] | None,
+        BeforeValidator(_think, json_schema_input_type=bool | Literal["low", "medium", "high", "max"] | None),
+    ] = None
 
     @property
     def thinking(self) -> bool | None:
@@ -150,7 +153,7 @@ class GenerateBody(_Generation):
 
 class ChatBody(_Generation):
     messages: Annotated[list[ChatMessage], Field(max_length=MAX_MESSAGES)] | None = None
-    tools: Annotated[Any, BeforeValidator(read_tools)] = ()
+    tools: Annotated[Any, BeforeValidator(read_tools, json_schema_input_type=list[dict[str, Any]] | None)] = ()
 
     @model_validator(mode="after")
     def _has_few_pictures(self) -> ChatBody:
@@ -201,4 +204,4 @@ def read_pull(body: Mapping[str, Any]) -> PullBody:
 
 def _renamed(body: Mapping[str, Any]) -> dict[str, Any]:
     """Older clients say `name`."""
-    return {**body, "model": body.get("model") or body.get("name")}
+    return {**body, "model": body["name"]} if body.get("name") and not body.get("model") else {**body}

@@ -192,8 +192,13 @@ class Conversation(Body):
     """What a chat's prompt is made of, and how its answer may call tools."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
-    tools: Annotated[Any, BeforeValidator(read_tools)] = ()
-    tool_choice: Annotated[Any, BeforeValidator(read_choice)] = None
+    tools: Annotated[Any, BeforeValidator(read_tools, json_schema_input_type=list[dict[str, Any]] | None)] = ()
+    tool_choice: Annotated[
+        Any,
+        BeforeValidator(
+            read_choice, json_schema_input_type=Literal["auto", "none", "required"] | dict[str, Any] | None
+        ),
+    ] = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     enable_thinking: bool | None = None

@@ -17,6 +17,7 @@ from swapd.api.operations import OPERATIONS, Operation
 routes = web.RouteTableDef()
 
 _REF: Final = "#/components/schemas/{model}"
+_LIMITS: Final = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 _TEXT: Final = {"type": "string"}
 _NUMBER: Final = {"type": "integer"}
 
@@ -31,7 +32,7 @@ def document() -> dict[str, Any]:
     """OpenAPI 3.1."""
     bodies = list({operation.body: None for operation in OPERATIONS.values() if operation.body is not None})
     refs, defined = models_json_schema([(body, "validation") for body in bodies], ref_template=_REF)
-    schemas: dict[str, Any] = dict(defined.get("$defs", {}))
+    schemas: dict[str, Any] = _in_its_words(defined.get("$defs", {}))
     schemas |= {_error_name(dialect): _error(dialect) for dialect in Dialect}
     paths: dict[str, dict[str, Any]] = {}
     for (method, path), operation in OPERATIONS.items():
@@ -44,6 +45,19 @@ def document() -> dict[str, Any]:
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
     }
+
+
+def _in_its_words(value: Any) -> Any:
+    """Pydantic tells limits that it checks after a validator of ours in its own words."""
+    if isinstance(value, list):
+        return [_in_its_words(inner) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    told = {_LIMITS.get(name, name): _in_its_words(inner) for name, inner in value.items()}
+    for exclusive, inclusive, step in (("exclusiveMinimum", "minimum", 1), ("exclusiveMaximum", "maximum", -1)):
+        if told.get("type") == "integer" and exclusive in told:
+            told[inclusive] = told.pop(exclusive) + step
+    return told
 
 
 def _operation(method: str, path: str, operation: Operation, body: Any) -> dict[str, Any]:

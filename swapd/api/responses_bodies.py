@@ -57,10 +57,14 @@ class Choice(Body):
 
 class ResponsesBody(Sampled):
     model: ModelName = None
-    turns: Annotated[Any, BeforeValidator(read_input), Field(alias="input")]
+    turns: Annotated[
+        Any, BeforeValidator(read_input, json_schema_input_type=str | list[dict[str, Any]]), Field(alias="input")
+    ]
     instructions: str | None = None
     max_output_tokens: Annotated[Whole, Field(ge=1, le=2**31 - 1)] | None = None
-    toolbox: Annotated[Any, BeforeValidator(read_tools), Field(alias="tools")] = Toolbox()
+    toolbox: Annotated[
+        Any, BeforeValidator(read_tools, json_schema_input_type=list[dict[str, Any]] | None), Field(alias="tools")
+    ] = Toolbox()
     tool_choice: Literal["auto", "none", "required"] | Choice = "auto"
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -24,6 +26,16 @@ async def test_every_route_is_described_and_every_description_is_of_a_route(gate
     app = make_app(gateway, GuardSettings())
     there = {(route.method, route.resource.canonical) for route in app.router.routes() if route.resource is not None}
     assert {(method, path) for method, path in there if method != "HEAD"} == set(OPERATIONS)
+
+
+def test_what_is_allowed_is_told_in_words_that_programs_know() -> None:
+    told = document()["components"]["schemas"]
+    assert not {"ge", "gt", "le", "lt"} & set(re.findall(r'"(\w+)":', json.dumps(told)))
+    chat, infill = told["swapd__api__openai_bodies__ChatBody"]["properties"], told["InfillBody"]["properties"]
+    assert {"type": "integer", "minimum": 1, "maximum": 128} in chat["n"]["anyOf"]
+    assert {"type": "integer", "minimum": -1, "maximum": 2**31 - 1} in chat["max_tokens"]["anyOf"]
+    assert [option["type"] for option in chat["response_format"]["anyOf"]] == ["object", "null"]
+    assert {"type": "integer", "minimum": 0, "maximum": 128} in infill["n_probs"]["anyOf"]
 
 
 async def test_the_document_is_served_and_its_references_lead_somewhere(client: Client) -> None:
