@@ -15,9 +15,9 @@ import pytest
 
 from swapd.generation import GenerationRequest, Image, Message, Role
 from swapd.savedstate import SUFFIX, seal
-from swapd.wire import Generate, Loaded, LoadFailed, Prompts, Save, Saved, SaveEnded, Size, Sized
+from swapd.wire import Generate, Load, Loaded, LoadFailed, Prompts, Save, Saved, SaveEnded, Size, Sized
 from tests.gguf_models import picture, tiny_projector, tiny_qwen
-from tests.worker.conftest import GREEDY, Child, a_load, ask
+from tests.worker.conftest import GREEDY, Answer, Child, a_load, ask
 
 RED, BLUE = picture((220, 20, 20)), picture((20, 20, 220))
 TOKENS = 16
@@ -198,11 +198,16 @@ def test_pictures_that_are_seen_whole_need_their_micro_batch(spare: Child, smoll
     assert again.ending.usage.cached == red.ending.usage.prompt - 1
 
 
-def test_a_conversation_with_a_picture_is_saved_and_goes_on_in_another_process(
-    smollm: Path, projector: Path, tmp_path: Path
-) -> None:
-    load = a_load(smollm, context=1024, projector=str(projector), prompts=Prompts(str(tmp_path), "f" * 64, limit=2**30))
-    request = looks(*[RED] * 9, name="1", says="Describe them.")
+LONG = "Describe them. " + "Take your time with it. " * 30
+
+
+def kept_in(folder: Path, smollm: Path, projector: Path | str) -> Load:
+    prompts = Prompts(str(folder), "f" * 64, limit=2**30)
+    return a_load(smollm, context=1024, projector=str(projector), prompts=prompts)
+
+
+def saved_by_another(load: Load, folder: Path, request: GenerationRequest) -> Answer:
+    """The answer of a worker that saves the conversation and ends."""
     with contextlib.closing(Child()) as first:
         first.start()
         assert isinstance(first.load(load), Loaded)
@@ -210,16 +215,43 @@ def test_a_conversation_with_a_picture_is_saved_and_goes_on_in_another_process(
         first.send(Save(5.0))
         saved = first.wait_for(Saved)
         first.wait_for(SaveEnded)
-    seal(tmp_path / saved.name)
-    (tmp_path / saved.name).rename((tmp_path / saved.name).with_suffix(SUFFIX))
+    seal(folder / saved.name)
+    (folder / saved.name).rename((folder / saved.name).with_suffix(SUFFIX))
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("seen", "others"),
+    [([], [RED]), ([RED], [BLUE]), ([RED, BLUE], [BLUE, RED]), ([RED] * 9, [BLUE, *[RED] * 8])],
+    ids=["a text", "one", "two", "many"],
+)
+def test_a_conversation_with_pictures_is_saved_and_goes_on_in_another_process(
+    smollm: Path, projector: Path, tmp_path: Path, seen: list[bytes], others: list[bytes]
+) -> None:
+    load = kept_in(tmp_path, smollm, projector)
+    answer = saved_by_another(load, tmp_path, looks(*seen, name="1", says=LONG))
     with contextlib.closing(Child()) as second:
         second.start()
         assert isinstance(second.load(load), Loaded)
-        again = second.generate(replace(request, id="2"))[0]
-        other = second.generate(looks(BLUE, *[RED] * 8, name="3", says="Describe them."))[0]
-    assert again.text == answer.text
+        again = second.generate(looks(*seen, name="2", says=LONG))[0]
+        other = second.generate(looks(*others, name="3", says=LONG))[0]
+    assert (
+        again.text.split()[:1] == answer.text.split()[:1]
+    )  # from there on batches of other shapes may round otherwise
     assert again.ending.usage.restored == again.ending.usage.cached == answer.ending.usage.prompt - 1
     assert other.ending.usage.cached < BEFORE + TOKENS
+
+
+def test_what_was_saved_with_pictures_is_no_trouble_to_a_model_that_takes_none(
+    smollm: Path, projector: Path, tmp_path: Path
+) -> None:
+    saved_by_another(kept_in(tmp_path, smollm, projector), tmp_path, looks(RED, BLUE, name="1", says=LONG))
+    with contextlib.closing(Child()) as blind:
+        blind.start()
+        assert isinstance(blind.load(kept_in(tmp_path, smollm, "")), Loaded)
+        first, again = (blind.generate(ask(chat=LONG, name=name, max_tokens=4))[0] for name in "23")
+    assert first.ending.usage.cached < BEFORE
+    assert again.ending.usage.cached == first.ending.usage.prompt - 1
 
 
 def test_sizing_counts_the_projector(spare: Child, smollm: Path, projector: Path) -> None:
