@@ -15,6 +15,7 @@ from swapd.api.bodies import is_among, is_empty, parse, refuse
 from swapd.api.constrained import Alternatives, GrammarText, LogitBias, ResponseFormat, SchemaText
 from swapd.api.extras import UNSERVED_EXTRAS, Extras
 from swapd.api.fields import Body, KeepAlive, Limit, ModelName, Stops, Whole
+from swapd.api.inlining import ReasoningFormat
 from swapd.api.openai_messages import Conversation, check_choice
 from swapd.errors import InvalidRequest
 from swapd.units import Tokens
@@ -110,6 +111,7 @@ class ChatBody(GenerationBody, Conversation):
     max_completion_tokens: Limit | None = None
     logprobs: bool | None = None
     top_logprobs: Alternatives | None = None
+    reasoning_format: ReasoningFormat | None = None
 
     @property
     def alternatives(self) -> int | None:

@@ -18,7 +18,8 @@ from swapd.api.answers import Whole, thoughts_of
 from swapd.api.calls import encode
 from swapd.api.constrained import told_all
 from swapd.api.figures import so_far, timings
-from swapd.api.openai_bodies import GenerationBody
+from swapd.api.inlining import Inlining
+from swapd.api.openai_bodies import ChatBody, GenerationBody
 from swapd.api.stream import SSE, Framing
 from swapd.generation import CallPart, Chunk, Ending, StopReason, TokenLogprob, Usage
 from swapd.runtime.asking import Answer
@@ -109,10 +110,15 @@ class ChatVoice(_Voice):
     whole_object = "chat.completion"
     stream_object = "chat.completion.chunk"
 
+    def __init__(self, unique: str, model: str, body: ChatBody) -> None:
+        super().__init__(unique, model, body)
+        self._inlining = Inlining(body.reasoning_format)
+
     def content(self, whole: Whole, index: int) -> dict[str, object]:
-        content = None if whole.calls and not whole.text else whole.text
+        text = self._inlining.whole(whole.text, whole.thinking)
+        content = None if whole.calls and not text else text
         message: dict[str, object] = {"role": "assistant", "content": content, "refusal": None}
-        if whole.thinking:
+        if whole.thinking and self._inlining.is_apart:
             message["reasoning_content"] = whole.thinking
         if whole.calls:
             message["tool_calls"] = [
@@ -128,11 +134,12 @@ class ChatVoice(_Voice):
         delta: dict[str, object] = {}
         if chunk.read is not None:
             return self._delta(delta, index, more=so_far(chunk))
-        if chunk.thinking:
+        text = self._inlining.piece(chunk, index)
+        self._thought += thoughts_of(chunk)
+        if chunk.thinking and self._inlining.is_apart:
             delta["reasoning_content"] = chunk.thinking
-            self._thought += thoughts_of(chunk)
-        if chunk.text or not (chunk.thinking or chunk.calls):
-            delta["content"] = chunk.text
+        if text or not (chunk.thinking or chunk.calls):
+            delta["content"] = text
         if chunk.calls:
             delta["tool_calls"] = [_call_delta(part) for part in chunk.calls]
         return self._delta(delta, index, logprobs=self._told(chunk.logprobs, index), more=so_far(chunk))

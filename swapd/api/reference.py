@@ -31,7 +31,6 @@ IGNORED: Final[Mapping[str, Mapping[str, str]]] = {
         ("metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user", "verbosity"), _THEIRS
     )
     | {"prediction": "answers are drafted, if at all, as the model's entry says"}
-    | {"reasoning_format": "thoughts are told apart: `reasoning_content`"}
     | _CONTEXT,
     "/v1/completions": {"user": _THEIRS} | _CONTEXT,
     "/v1/embeddings": {"user": _THEIRS},

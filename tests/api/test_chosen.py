@@ -9,7 +9,7 @@ import pytest
 
 from swapd.generation import Chunk
 from swapd.served import ModelEntry
-from tests.api.conftest import ENDING, Client, ScriptedGateway, lines_of, make_model
+from tests.api.conftest import ENDING, Client, Script, ScriptedGateway, lines_of, make_model
 
 HELLO = [{"role": "user", "content": "Hello"}]
 BODIES: dict[str, dict[str, Any]] = {
@@ -170,3 +170,32 @@ async def test_slots_are_those_of_the_model_that_writes(client: Client, gateway:
     gateway.residents = lambda: both  # type: ignore[method-assign]
     response = await client.get("/slots?model=tiny")
     assert [slot["id"] for slot in await response.json()] == [0, 1, 2, 3]
+
+
+THOUGHT: Script = [Chunk("", 1, thinking="Hm"), Chunk("", 1, thinking=", two."), Chunk("4", 1), Chunk("!", 1), ENDING]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "content", "reasoning"),
+    [
+        (None, "4!", "Hm, two."),
+        ("auto", "4!", "Hm, two."),
+        ("none", "<think>Hm, two.</think>4!", None),
+        ("deepseek-legacy", "<think>Hm, two.</think>4!", "Hm, two."),
+    ],
+)
+async def test_thoughts_stand_where_the_client_wants_them(
+    client: Client, gateway: ScriptedGateway, wanted: str | None, content: str, reasoning: str | None
+) -> None:
+    gateway.script = THOUGHT
+    body = BODIES["/v1/chat/completions"] | {"model": "tiny", "n": 2, "reasoning_format": wanted}
+    whole = await post(client, "/v1/chat/completions", body)
+    messages = [choice["message"] for choice in whole["choices"]]
+    assert [(told["content"], told.get("reasoning_content")) for told in messages] == [(content, reasoning)] * 2
+    response = await client.post("/v1/chat/completions", json=body | {"stream": True})
+    chunks = [json.loads(line.removeprefix("data: ")) for line in (await lines_of(response))[:-1]]
+    for index in range(2):
+        deltas = [one["delta"] for chunk in chunks for one in chunk["choices"] if one["index"] == index]
+        assert "".join(delta.get("content") or "" for delta in deltas) == content
+        assert "".join(delta.get("reasoning_content", "") for delta in deltas) == (reasoning or "")
+    await post(client, "/v1/chat/completions", body | {"reasoning_format": "parsed"}, 400)
