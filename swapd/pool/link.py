@@ -51,6 +51,8 @@ class Link(asyncio.Protocol):
             self._transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
+        if isinstance(error, ConnectionError):  # its process ended with words of ours unread: an end like any other
+            error = None
         if not self.closed.done():
             self.closed.set_result(self._broken or (str(error) if error else ""))
 
