@@ -55,11 +55,10 @@ class InvalidRequest(SwapdError):
 class ContextLengthExceeded(SwapdError):
     code = "context_length_exceeded"
 
-    def __init__(self, prompt: Tokens, context: Tokens) -> None:
-        super().__init__(
-            f"the prompt has {prompt} tokens but the context holds {context}; "
-            "shorten it or give the model a larger context"
-        )
+    def __init__(
+        self, prompt: Tokens, context: Tokens, remedy: str = "shorten it or give the model a larger context"
+    ) -> None:
+        super().__init__(f"the prompt has {prompt} tokens but the context holds {context}; {remedy}")
         self.prompt, self.context = prompt, context
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from swapd.core.messages import Refusal
 from swapd.core.model import RequestId, ResidentId
-from swapd.errors import InvalidRequest, NotSupported, Unloaded, WorkerCrashed, WorkerFailed
+from swapd.errors import ContextLengthExceeded, InvalidRequest, NotSupported, Unloaded, WorkerCrashed, WorkerFailed
 from swapd.questions import Embed, Embedded, Reply, Rerank, Reranked, VectorQuestion
 from swapd.runtime.engine import Engine, Record
 from swapd.runtime.ports import Workers
@@ -97,6 +97,14 @@ class Vectors:
             load_s = record.load_s if is_new else 0.0
             try:
                 reply = await self._workers.ask(resident, ask.question)
+            except ContextLengthExceeded as failure:
+                if model.embedder is None:
+                    raise
+                remedy = (
+                    "shorten it; a model that writes makes vectors of short texts only, unless it is given to that: "
+                    f'`embedding = true` and a `context` under [models."{model.name}"]'
+                )
+                raise ContextLengthExceeded(failure.prompt, failure.context, remedy) from None
             except WorkerFailed as failure:
                 revoked = engine.revocation(request)
                 if revoked is not None and revoked.refusal is Refusal.UNLOADED:

@@ -151,7 +151,7 @@ def test_ollamas_client(for_ollama: ollama.Client) -> None:
 
 def test_llama_servers_routes(seeing: Daemon) -> None:
     props = seeing.call("/props?model=seer")[1]
-    assert props["modalities"] == {"vision": True, "audio": False}
+    assert props["modalities"] == {"vision": True, "audio": False, "video": False}
     prompt = {"prompt_string": f"A {props['media_marker']} and a {props['media_marker']}.", "multimodal_data": []}
     prompt["multimodal_data"] = [b64(RED), b64(BLUE)]
     status, answer = seeing.call("/completion", {"model": "seer", "prompt": prompt, "n_predict": 4})

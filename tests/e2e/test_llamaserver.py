@@ -79,10 +79,10 @@ def test_infill_without_a_model_goes_to_its_route(daemon: Daemon) -> None:
     assert daemon.call("/infill", body)[1]["tokens_cached"] > 0
 
 
-def test_a_model_without_the_tokens_for_it_is_a_400_and_not_loaded(daemon: Daemon) -> None:
+def test_a_model_without_the_tokens_for_it_is_told_so_and_not_loaded(daemon: Daemon) -> None:
     status, document = daemon.call("/infill", {"model": "plain", "input_prefix": "a", "input_suffix": "b"})
-    assert status == 400
-    assert document["error"]["type"] == "invalid_request_error"
+    assert status == 501
+    assert document["error"]["type"] == "not_supported_error"
     assert "plain" not in daemon.resident_names()
 
 

@@ -365,12 +365,14 @@ class TestCompletion:
         (told,) = daemon.call("/lora-adapters?model=plain")[1]
         assert (told["id"], told["scale"]) == (0, 0.0)
         assert told["path"].endswith("odd.lora")
-        scales = (0.0, 1.0, 0.0, 1.0)
-        with ThreadPoolExecutor(4) as pool:
+        scales = (0.0, 1.0, 0.5, 0.0, 1.0, 0.5)
+        with ThreadPoolExecutor(6) as pool:
             answers = list(pool.map(lambda scale: complete(daemon, lora=[{"id": 0, "scale": scale}]), scales))
         texts = [answer["content"] for answer in answers]
-        assert texts[0] == texts[2] == complete(daemon)["content"] != texts[1] == texts[3]
-        assert bad(daemon, "/completion", {"prompt": STORY, "lora": [{"id": 0, "scale": 0.3}]})
+        assert texts[:3] == texts[3:]
+        assert texts[0] == complete(daemon)["content"]
+        assert len(set(texts)) == 3
+        assert bad(daemon, "/completion", {"prompt": STORY, "lora": [{"id": 1, "scale": 1}]})
 
 
 class TestChat:

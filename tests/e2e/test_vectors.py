@@ -90,6 +90,9 @@ def test_a_model_that_writes_makes_vectors_beside_its_answers(daemon: Daemon) ->
     status, document = daemon.call("/v1/embeddings", {"model": "writer", "input": "Hello", "encoding_format": "base64"})
     assert status == 200, document
     assert len(struct.unpack("<576f", base64.b64decode(document["data"][0]["embedding"]))) == 576
+    status, document = daemon.call("/v1/embeddings", {"model": "writer", "input": "cat " * 600})
+    assert (status, document["error"]["code"]) == (400, "context_length_exceeded")
+    assert "`embedding = true`" in document["error"]["message"]
     status, document = daemon.chat("writer")
     assert status == 200, document
     assert document["choices"][0]["message"]["content"]
