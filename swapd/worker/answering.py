@@ -60,6 +60,9 @@ class Answer:
     lookup: Lookup | None = None
     """Where proposals are wanted."""
     gauge: Gauge = field(default_factory=Gauge)
+    """Of a draft model's proposals."""
+    judged: Gauge | None = None
+    """Has to be told how many of the last ones were right."""
     drafted: Tokens = 0
     accepted: Tokens = 0
     budget: Budget | None = None

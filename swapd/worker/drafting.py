@@ -3,11 +3,13 @@
 Used by `slots`. Proposals cost one larger batch; what is drawn from its rows, in order and by the request's own
 sampler, decides how many of them were right, so that an answer is what it would have been without. How many to
 propose follows from what batches of each size were measured to take and from how often proposals were right: where
-that does not pay, none are made. No llama.cpp here; a draft model is one more `Source`.
+that does not pay, none are made. What the text repeats of itself costs nothing to look up, so whether that would have
+been right is known of every token, proposed or not. No llama.cpp here; a draft model is one more `Source`.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -19,29 +21,77 @@ ROWS: Final = 16
 _LENGTHS: Final = (0, 1, 2, 3, 4, 6, 8, 11, 16)
 _RUN: Final = 3
 """Tokens that must agree before what followed them is proposed."""
-_TRUST: Final = 0.8
-"""Of proposals nobody has seen yet: how often they are right."""
+_STREAKS: Final = (0, 1, 3, 7)
+"""What comes after so many that were right in a row is trusted apart: records repeat more than the line after them."""
+_HOPE: Final = 0.8
+"""Of a draft model's proposals nobody has seen yet: how often they are right."""
+_DOUBT: Final = 0.5
+"""Of what was looked up: the first tokens tell, at no cost."""
 _FORGET: Final = 0.01
-"""How fast distrust fades while nothing is proposed: another chance now and then."""
-_LEARN: Final = 0.15
+"""How fast distrust of a draft model fades while it proposes nothing: another chance now and then."""
+_LEARN: Final = 0.2
 _BLEND: Final = 0.3
-_UNKNOWN: Final = 0.02
-"""What a row is taken to cost beyond the largest batch that was measured: little, so that it will be."""
+_UNKNOWN: Final = 0.2
+"""What each row more is taken to cost, of a plain step, before a larger batch was measured."""
+_SURPRISE: Final = 2.0
+"""One measurement that is further off counts as so many times what was expected: others may have had the cores."""
+
+
+@dataclass(slots=True)
+class Gauge:
+    """How often proposals for one answer were right, by how many before them were right in a row."""
+
+    trust: list[float] = field(default_factory=lambda: [_HOPE] * len(_STREAKS))
+    streak: int = 0
+
+    def expected(self, count: int) -> float:
+        """Of so many proposals in a row: how many will be right."""
+        right, chance = 0.0, 1.0
+        for streak in range(self.streak, self.streak + count):
+            chance *= self.trust[_place(streak)]
+            right += chance
+        return right
+
+    def seen(self, is_right: bool) -> None:
+        """The next token was what was proposed, or would have been."""
+        place = _place(self.streak)
+        self.trust[place] += _LEARN * (is_right - self.trust[place])
+        self.streak = self.streak + 1 if is_right else 0
+
+    def learn(self, proposed: int, accepted: int) -> None:
+        for _ in range(accepted):
+            self.seen(True)
+        if accepted < proposed:
+            self.seen(False)
+
+    def rest(self) -> None:
+        """A step without proposals."""
+        self.trust = [trust + _FORGET * (_HOPE - trust) for trust in self.trust]
+
+
+def _place(streak: int) -> int:
+    return bisect_right(_STREAKS, streak) - 1
 
 
 class Lookup:
     """The text so far as its own draft: what followed the last few tokens when they were there before."""
 
     def __init__(self, tokens: Sequence[int]) -> None:
-        self._tokens: list[int] = []
-        self._after: dict[tuple[int, ...], int] = {}
-        for token in tokens:
-            self.add(token)
+        self._tokens = list(tokens)
+        self._after = {tuple(tokens[at - _RUN : at]): at for at in range(_RUN, len(tokens))}
+        self.gauge = Gauge([_DOUBT] * len(_STREAKS))
 
     def add(self, token: int) -> None:
+        """The answer's next one."""
         tokens = self._tokens
         if len(tokens) >= _RUN:
-            self._after[tuple(tokens[-_RUN:])] = len(tokens)
+            run = tuple(tokens[-_RUN:])
+            known = self._after.get(run)
+            if known is None:
+                self.gauge.streak = 0
+            else:
+                self.gauge.seen(tokens[known] == token)
+            self._after[run] = len(tokens)
         tokens.append(token)
 
     def propose(self, count: int) -> list[int]:
@@ -54,39 +104,26 @@ class Lookup:
 
 
 @dataclass(slots=True)
-class Gauge:
-    """How often the proposals for one answer were right."""
-
-    trust: float = _TRUST
-
-    def expected(self, count: int) -> float:
-        """Of so many proposals in a row: how many will be right."""
-        trust = self.trust
-        return float(count) if trust >= 1 else trust * (1 - trust**count) / (1 - trust)
-
-    def learn(self, proposed: int, accepted: int) -> None:
-        for _ in range(accepted):
-            self.trust += _LEARN * (1 - self.trust)
-        if accepted < proposed:
-            self.trust -= _LEARN * self.trust
-
-    def rest(self) -> None:
-        """A step without proposals."""
-        self.trust += _FORGET * (_TRUST - self.trust)
-
-
-@dataclass(slots=True)
 class Costs:
     """Seconds of a decode by its number of rows, as measured lately."""
 
     _seconds: dict[int, Seconds] = field(default_factory=dict)
 
     def measured(self, rows: int, seconds: Seconds) -> None:
-        known = self._seconds.get(rows)
-        self._seconds[rows] = seconds if known is None else known + _BLEND * (seconds - known)
+        known, expected = self._seconds, self.of(rows)
+        if expected is None:
+            known[rows] = seconds
+            return
+        off = min(max(seconds / max(expected, 1e-9), 1 / _SURPRISE), _SURPRISE)
+        if rows not in known:
+            known[rows] = expected * off
+        elif rows == min(known):  # the machine is faster or slower than it was: so it is for all sizes
+            self._seconds = {size: each * (1 + _BLEND * (off - 1)) for size, each in known.items()}
+        else:
+            known[rows] *= 1 + _BLEND * (off - 1)
 
     def of(self, rows: int) -> Seconds | None:
-        """Between two that were measured in a straight line; None: nothing so small was measured."""
+        """Between two that were measured in a straight line, and beyond; None: nothing so small was measured."""
         known = self._seconds
         if rows in known:
             return known[rows]
@@ -94,9 +131,11 @@ class Costs:
         if below is None:
             return None
         above = min((size for size in known if size > rows), default=None)
-        if above is None:
-            return known[below] * (1 + _UNKNOWN * (rows - below))
-        return known[below] + (known[above] - known[below]) * (rows - below) / (above - below)
+        if above is not None:
+            return known[below] + (known[above] - known[below]) * (rows - below) / (above - below)
+        least = min(known)
+        a_row = _UNKNOWN * known[below] if below == least else max(0.0, known[below] - known[least]) / (below - least)
+        return known[below] + a_row * (rows - below)
 
 
 class Source(Protocol):
@@ -118,8 +157,18 @@ class Hopeful:
     """All of it, the last one not yet decoded."""
     lookup: Lookup
     gauge: Gauge
+    """Of the draft model."""
     room: int
     """Proposals that could still be of use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """The tokens to try after an answer's last one."""
+
+    tokens: Sequence[int] = ()
+    gauge: Gauge | None = None
+    """Which has to be told how many were right; what was looked up finds out by itself."""
 
 
 class Drafter:
@@ -128,25 +177,31 @@ class Drafter:
     def __init__(self, source: Source | None = None) -> None:
         self._source, self._costs = source, Costs()
 
-    def propose(self, answers: Sequence[Hopeful]) -> list[list[int]]:
-        """For each answer the tokens to try after its last one."""
+    def propose(self, answers: Sequence[Hopeful]) -> list[Draft]:
+        """For each answer."""
         most = ROWS // max(1, len(answers))
-        found = [answer.lookup.propose(min(most, answer.room)) for answer in answers]
+        found = [self._look_up(answer, min(most, answer.room)) for answer in answers]
         asked = [index for index, tokens in enumerate(found) if not tokens and answers[index].room > 0]
         count = self._worth(answers, [len(tokens) for tokens in found], asked if self._source is not None else [])
-        drafts = [tokens[:count] for tokens in found]
+        drafts = [Draft(tokens[:count]) for tokens in found]
         if count and self._source is not None and asked:
             wanted = [(answers[index].sequence, answers[index].tokens) for index in asked]
             for index, tokens in zip(asked, self._source.propose(wanted, count), strict=True):
-                drafts[index] = tokens[: answers[index].room]
+                answer = answers[index]
+                drafts[index] = Draft(tokens[: answer.room], answer.gauge)
         for answer, draft in zip(answers, drafts, strict=True):
-            if not draft:
+            if not draft.tokens:
                 answer.gauge.rest()
         return drafts
 
     def measured(self, rows: int, seconds: Seconds) -> None:
         """Of a batch without prompts."""
         self._costs.measured(rows, seconds)
+
+    def _look_up(self, answer: Hopeful, most: int) -> list[int]:
+        """Nothing where a draft model is more often right."""
+        is_better = self._source is None or answer.lookup.gauge.expected(1) >= answer.gauge.expected(1)
+        return answer.lookup.propose(most) if is_better else []
 
     def _worth(self, answers: Sequence[Hopeful], known: Sequence[int], asked: Sequence[int]) -> int:
         """How many to propose for each: what gives most tokens a second."""
@@ -155,15 +210,17 @@ class Drafter:
         best, most = 0, 0.0
         for count in _LENGTHS:
             lengths = [min(count, length) for length in known]
+            right = sum(answer.lookup.gauge.expected(n) for answer, n in zip(answers, lengths, strict=True))
             for index in asked:
-                lengths[index] = min(count, answers[index].room)
+                length = min(count, answers[index].room)
+                lengths[index] = length
+                right += answers[index].gauge.expected(length)
             rows = len(answers) + sum(lengths)
             seconds = self._costs.of(rows)
             if rows > len(answers) + ROWS or seconds is None:
                 break
             if asked and self._source is not None:
                 seconds += self._source.seconds(count, len(asked))
-            right = sum(answer.gauge.expected(n) for answer, n in zip(answers, lengths, strict=True))
             rate = (len(answers) + right) / max(seconds, 1e-9)
             if rate > most:
                 best, most = count, rate

@@ -7,6 +7,7 @@ the one that measures.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
@@ -221,11 +222,12 @@ class Slots:
         else:
             self._collect([part], pieces, frames)
 
-    def _draft(self, drafter: Drafter, running: list[tuple[Slot, Answer]]) -> list[list[int]]:
+    def _draft(self, drafter: Drafter, running: list[tuple[Slot, Answer]]) -> list[Sequence[int]]:
         drafts = drafter.propose([answer.hopeful(slot) for slot, answer in running])
         for (_, answer), draft in zip(running, drafts, strict=True):
-            answer.drafted += len(draft)
-        return drafts
+            answer.drafted += len(draft.tokens)
+            answer.judged = draft.gauge
+        return [draft.tokens for draft in drafts]
 
     def _collect(self, parts: list[Part], pieces: list[Piece], frames: list[FromWorker]) -> None:
         for part in parts:
@@ -262,8 +264,8 @@ class Slots:
             accepted += 1
             answer.accepted += 1
             ending = self._advance(part.slot, answer, part.row + accepted, pieces)
-        if draft:
-            answer.gauge.learn(len(draft), accepted)
+        if answer.judged is not None:
+            answer.judged.learn(len(draft), accepted)
         if wrong := len(draft) - accepted:
             del part.slot.held[-wrong:]
             self._context.trim(part.slot.sequence, part.slot.position)
