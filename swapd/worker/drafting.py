@@ -32,7 +32,10 @@ _FORGET: Final = 0.01
 _LEARN: Final = 0.2
 _BLEND: Final = 0.3
 _UNKNOWN: Final = 0.2
-"""What each row more is taken to cost, of a plain step, before a larger batch was measured."""
+"""What each row more is taken to cost, of a plain step, before a larger batch was measured: little, so that it will
+be. From one row to two other kernels come in, which says nothing of the rows after that."""
+_MOST: Final = 0.9
+"""Of as many plain steps: more no batch is taken to cost, so that where all would be right one is measured again."""
 _SURPRISE: Final = 2.0
 """One measurement that is further off counts as so many times what was expected: others may have had the cores."""
 
@@ -115,12 +118,12 @@ class Costs:
             known[rows] = seconds
             return
         off = min(max(seconds / max(expected, 1e-9), 1 / _SURPRISE), _SURPRISE)
-        if rows not in known:
-            known[rows] = expected * off
-        elif rows == min(known):  # the machine is faster or slower than it was: so it is for all sizes
+        least = min(known)
+        if rows == least:  # the machine is faster or slower than it was: so it is for all sizes
             self._seconds = {size: each * (1 + _BLEND * (off - 1)) for size, each in known.items()}
         else:
-            known[rows] *= 1 + _BLEND * (off - 1)
+            blend = _BLEND if rows in known else 1.0
+            known[rows] = min(expected * (1 + blend * (off - 1)), _MOST * known[least] * rows / least)
 
     def of(self, rows: int) -> Seconds | None:
         """Between two that were measured in a straight line, and beyond; None: nothing so small was measured."""
@@ -133,9 +136,7 @@ class Costs:
         above = min((size for size in known if size > rows), default=None)
         if above is not None:
             return known[below] + (known[above] - known[below]) * (rows - below) / (above - below)
-        least = min(known)
-        a_row = _UNKNOWN * known[below] if below == least else max(0.0, known[below] - known[least]) / (below - least)
-        return known[below] + a_row * (rows - below)
+        return known[below] + _UNKNOWN * known[min(known)] * (rows - below)
 
 
 class Source(Protocol):
