@@ -34,8 +34,10 @@ _BLEND: Final = 0.3
 _UNKNOWN: Final = 0.2
 """What each row more is taken to cost, of a plain step, before a larger batch was measured: little, so that it will
 be. From one row to two other kernels come in, which says nothing of the rows after that."""
-_MOST: Final = 0.9
-"""Of as many plain steps: more no batch is taken to cost, so that where all would be right one is measured again."""
+_FADE: Final = 0.001
+"""By so much a plain step lowers what larger batches are taken to cost: one that others slowed is tried again."""
+_WORTH: Final = 1.1
+"""So many times the plain rate proposals must promise: what they cost besides is not measured."""
 _SURPRISE: Final = 2.0
 """One measurement that is further off counts as so many times what was expected: others may have had the cores."""
 
@@ -120,10 +122,12 @@ class Costs:
         off = min(max(seconds / max(expected, 1e-9), 1 / _SURPRISE), _SURPRISE)
         least = min(known)
         if rows == least:  # the machine is faster or slower than it was: so it is for all sizes
-            self._seconds = {size: each * (1 + _BLEND * (off - 1)) for size, each in known.items()}
+            change = 1 + _BLEND * (off - 1)
+            self._seconds = {size: each * change * (1 - _FADE * (size > least)) for size, each in known.items()}
         else:
             blend = _BLEND if rows in known else 1.0
-            known[rows] = min(expected * (1 + blend * (off - 1)), _MOST * known[least] * rows / least)
+            as_plain = known[least] * rows / least  # more it cannot be
+            known[rows] = min(expected * (1 + blend * (off - 1)), as_plain)
 
     def of(self, rows: int) -> Seconds | None:
         """Between two that were measured in a straight line, and beyond; None: nothing so small was measured."""
@@ -224,5 +228,5 @@ class Drafter:
                 seconds += self._source.seconds(count, len(asked))
             rate = (len(answers) + right) / max(seconds, 1e-9)
             if rate > most:
-                best, most = count, rate
+                best, most = count, rate if count else _WORTH * rate
         return best

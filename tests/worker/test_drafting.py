@@ -132,9 +132,11 @@ def test_costs_between_measurements_lie_on_a_line() -> None:
     assert costs.of(1) is None
     costs.measured(2, 1.0)
     costs.measured(10, 3.4)
+    costs.measured(20, 99.0)
     assert costs.of(1) is None
     assert costs.of(6) == pytest.approx(2.2)
-    assert costs.of(12) == pytest.approx(3.8)
+    assert costs.of(20) == pytest.approx(10.0)
+    assert costs.of(22) == pytest.approx(10.4)
 
 
 def test_one_step_that_was_held_up_does_not_count_for_much_and_a_faster_machine_for_all_sizes() -> None:
@@ -145,7 +147,7 @@ def test_one_step_that_was_held_up_does_not_count_for_much_and_a_faster_machine_
     assert costs.of(9) == pytest.approx(2.6)
     for _ in range(40):
         costs.measured(1, 0.5)
-    assert costs.of(9) == pytest.approx(1.3, rel=0.05)
+    assert costs.of(9) == pytest.approx(1.3, rel=0.1)
 
 
 @pytest.mark.parametrize("model", ["smollm", "gemma"])
