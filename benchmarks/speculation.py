@@ -1,7 +1,7 @@
 """Tokens per second with proposals, over those without: of the same model and prompt, the answers compared by token.
 
-Two ways: what a text repeats of itself (`draft = "prompt"`), on a text that has to be said again with small changes;
-and SmolLM2 at its own quantisation as the draft of SmolLM2 in 16 bits, on free text.
+Two ways: what a text repeats of itself (`draft = "prompt"`), on a text that goes round, one that has to be said again
+with small changes, and a free one; and SmolLM2 at its own quantisation as the draft of SmolLM2 in 16 bits.
 """
 
 from __future__ import annotations
@@ -62,11 +62,12 @@ class Seen:
 
 PAIRS: Final = (
     Pair("prompt lookup, a text that goes round", "plain", "lookup", ROUND),
+    Pair("the same, weights in 16 bits", "half", "half-lookup", ROUND),
     Pair("prompt lookup, records that differ", "plain", "lookup", RECORDS),
     Pair("prompt lookup, a story", "plain", "lookup", STORY),
     Pair("SmolLM2 in 4 bits drafts for itself in 16, a story", "half", "half-drafted", STORY),
 )
-"""The first is what it is for; the others must at least not cost anything."""
+"""The first two are what it is for; the others must at least not cost anything."""
 REST: Final = 0.3
 """Seconds between two answers: threads of the one before spin for a moment longer."""
 
@@ -98,6 +99,7 @@ def _measure(small: Path, half: Path) -> dict[Pair, Seen]:
         ("plain", small, ""),
         ("lookup", small, "prompt"),
         ("half", half, ""),
+        ("half-lookup", half, "prompt"),
         ("half-drafted", half, "plain"),
     ):
         config += f'[models."{name}"]\npath = "{path}"\ncontext = {CONTEXT}\nslots = 1\ndraft = "{draft}"\n'
