@@ -47,6 +47,19 @@ _SILENT: Final = Sampling(
     dry_sequence_breakers=("\n", ":", '"', "*"),
 )
 """What requests get that say nothing of it: told, because llama-server tells all of its values."""
+_CONSTANT: Final[Mapping[str, object]] = {
+    "n_discard": 0,
+    "grammar_lazy": False,
+    "grammar_triggers": [],
+    "preserved_tokens": [],
+    "chat_format": "Content-only",
+    "reasoning_format": "none",
+    "reasoning_in_content": False,
+    "generation_prompt": "",
+    "speculative.types": "none",
+    "backend_sampling": False,
+}
+"""Told for clients that read all of its settings; on these routes a text goes on, and nothing else is done."""
 _LEAST: Final = -1e30
 """For a probability of nothing: JSON has no infinities."""
 
@@ -143,7 +156,8 @@ class CompletionVoice:
     def _settings_of(self, answer: Answer, index: int) -> dict[str, object]:
         self._context = 0 if answer.model.variant is None else answer.model.variant.context
         sampling = self._body.sampling.over(answer.model.entry.sampling).over(DEFAULTS)
-        return settings_document(sampling, self._requests[index], bool(self._body.stream), self._ends)
+        lora = [{"id": each.id, "scale": each.scale} for each in self._body.lora or ()]
+        return settings_document(sampling, self._requests[index], bool(self._body.stream), self._ends) | {"lora": lora}
 
     def _tokens(self, likely: Sequence[TokenLogprob]) -> list[int]:
         return [each.drawn.token for each in likely] if self._body.return_tokens or self._body.stream else []
@@ -194,6 +208,9 @@ def settings_document(
         "n_indent": request.indent,
         "t_max_predict_ms": -1 if request.line_limit is None else round(request.line_limit * 1000),
         "post_sampling_probs": request.after_filters,
+        "timings_per_token": request.tells_usage,
+        "lora": [],
+        **_CONSTANT,
         "adaptive_target": -1.0,
         "adaptive_decay": 0.9,
     }

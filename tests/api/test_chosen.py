@@ -199,3 +199,19 @@ async def test_thoughts_stand_where_the_client_wants_them(
         assert "".join(delta.get("content") or "" for delta in deltas) == content
         assert "".join(delta.get("reasoning_content", "") for delta in deltas) == (reasoning or "")
     await post(client, "/v1/chat/completions", body | {"reasoning_format": "parsed"}, 400)
+
+
+async def test_settings_tell_the_adapters_and_all_that_llama_server_tells(
+    client: Client, gateway: ScriptedGateway
+) -> None:
+    gateway.known["tiny"] = make_model("tiny", entry=ModelEntry(lora=(("sql", "/sql.gguf"),)))
+    body = BODIES["/completion"] | {"model": "tiny", "lora": [{"id": 0, "scale": 0.5}]}
+    told = (await post(client, "/completion", body))["generation_settings"]
+    assert told["lora"] == [{"id": 0, "scale": 0.5}]
+    theirs = """seed temperature dynatemp_range dynatemp_exponent top_k top_p min_p top_n_sigma xtc_probability
+        xtc_threshold typical_p repeat_last_n repeat_penalty presence_penalty frequency_penalty dry_multiplier dry_base
+        dry_allowed_length dry_penalty_last_n dry_sequence_breakers mirostat mirostat_tau mirostat_eta adaptive_target
+        adaptive_decay stop max_tokens n_predict n_keep n_discard ignore_eos stream logit_bias n_probs min_keep grammar
+        grammar_lazy grammar_triggers preserved_tokens chat_format reasoning_format reasoning_in_content
+        generation_prompt samplers speculative.types timings_per_token post_sampling_probs backend_sampling lora"""
+    assert set(theirs.split()) <= set(told)

@@ -395,7 +395,7 @@ async def test_what_llama_vscode_sends_is_answered_with_what_it_reads(client: Cl
     assert (gateway.asks[0].request.indent, gateway.asks[0].request.line_limit) == (4, 2.5)
     await post(client, "/infill", LLAMA_VSCODE_AHEAD)
     assert (gateway.asks[1].request.max_tokens, gateway.asks[1].request.samplers) == (0, ())
-    edited = await post(client, "/v1/chat/completions", LLAMA_VSCODE_EDIT | {"model": "tiny"})
+    edited = await post(client, "/v1/chat/completions", LLAMA_VSCODE_EDIT)
     assert edited["choices"][0]["message"]["content"] == "Hello"
     assert gateway.asks[2].request.max_tokens is None
     names = ("penalties", "dry", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
