@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeAlias
 
 from swapd.units import Seconds, Tokens
 
@@ -321,3 +321,7 @@ class Ending:
     usage: Usage
     stop: str | None = None
     """The stop string that ended it, if one did."""
+
+
+News: TypeAlias = tuple[Chunk | Ending, ...]
+"""What has come of an answer at one time: at least one item, each a chunk of its own to whoever reads the answer."""

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from swapd.api.calls import GATEWAY, MODEL, answer_headers, json_answer
 from swapd.api.stream import Framing, Stream, stream
-from swapd.generation import CallPart, Chunk, Ending, TokenLogprob, ToolCall
+from swapd.generation import CallPart, Chunk, Ending, News, TokenLogprob, ToolCall
 from swapd.runtime.asking import Answer, Ask, Watch
 from swapd.runtime.gateway import Gateway
 from swapd.units import Tokens
@@ -23,9 +23,7 @@ from swapd.units import Tokens
 T = TypeVar("T")
 
 _AHEAD: Final = 64
-"""Chunks of several answers that may wait for one slow reader."""
-
-Item: TypeAlias = tuple[int, Chunk | Ending]
+"""So often may several answers bring something that waits for one slow reader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,47 +77,57 @@ async def give(
             await epilogue(wholes[0].text)
         return json_answer(voice.whole(wholes), headers=answer_headers(wholes[0].answer))
 
-    def say(item: Item) -> bytes:
-        index, what = item
-        return voice.piece(what, index) if isinstance(what, Chunk) else voice.ending(what, index)
-
-    texts: list[str] = []
-    last: list[Ending] = []
-
-    def say_only(what: Chunk | Ending) -> bytes:
-        if isinstance(what, Ending):
-            last.append(what)
-            return b""
-        texts.append(what.text)
-        return voice.piece(what, 0)
-
     async def work(out: Stream) -> None:
         if len(asks) == 1:
-            async with gateway.generate(asks[0], out.watch) as answer:
-                await out.open(answer_headers(answer))
-                out.put(voice.opening(answer, 0))
-                await out.send_all(answer, say_only)
-            if epilogue is not None:
-                await epilogue("".join(texts))
-            out.put(voice.ending(last[0], 0))
+            await _tell_one(gateway, asks[0], voice, out, epilogue)
         else:
-            async with _several(gateway, asks, out.watch) as answers:
-                await out.open(answer_headers(answers.first))
-                for index in range(len(asks)):
-                    out.put(voice.opening(answers.first, index))
-                await out.send_all(answers, say)
+            await _tell_several(gateway, asks, voice, out)
         out.put(voice.closing())
 
     return await stream(request, voice.framing, work)
 
 
+async def _tell_one(gateway: Gateway, ask: Ask, voice: Voice, out: Stream, epilogue: Epilogue | None) -> None:
+    texts: list[str] = []
+    ending: Ending | None = None
+    async with gateway.generate(ask, out.watch) as answer:
+        await out.open(answer_headers(answer))
+        out.put(voice.opening(answer, 0))
+        async for news in answer:
+            for item in news:
+                if isinstance(item, Chunk):
+                    texts.append(item.text)
+                    out.put(voice.piece(item, 0))
+                else:
+                    ending = item
+            if ending is None:  # else it goes out with the last words
+                await out.flush()
+    if epilogue is not None:
+        await epilogue("".join(texts))
+    assert ending is not None
+    out.put(voice.ending(ending, 0))
+
+
+async def _tell_several(gateway: Gateway, asks: Sequence[Ask], voice: Voice, out: Stream) -> None:
+    async with _several(gateway, asks, out.watch) as answers:
+        await out.open(answer_headers(answers.first))
+        for index in range(len(asks)):
+            out.put(voice.opening(answers.first, index))
+        async for index, news in answers:
+            for item in news:
+                out.put(voice.piece(item, index) if isinstance(item, Chunk) else voice.ending(item, index))
+            if answers.must_wait:
+                await out.flush()
+
+
 async def _whole(gateway: Gateway, ask: Ask) -> Whole:
     chunks: list[Chunk] = []
     async with gateway.generate(ask) as answer:
-        async for item in answer:
-            if isinstance(item, Ending):
-                return _joined(answer, chunks, item)
-            chunks.append(item)
+        async for news in answer:
+            for item in news:
+                if isinstance(item, Ending):
+                    return _joined(answer, chunks, item)
+                chunks.append(item)
     raise AssertionError("an answer ended without saying how")
 
 
@@ -160,44 +168,51 @@ async def _together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 class _Several:
-    """Chunks and endings of several answers as they come, each with its answer's place."""
+    """Several answers as they come: what one of them brings, with that answer's place."""
 
     def __init__(self, count: int) -> None:
-        self._queue: asyncio.Queue[tuple[int, Chunk | Ending | Answer | Exception]] = asyncio.Queue(_AHEAD)
+        self._queue: asyncio.Queue[tuple[int, News | Exception]] = asyncio.Queue(_AHEAD)
         self._left = count
+        self._first: asyncio.Future[Answer | Exception] = asyncio.get_running_loop().create_future()
         self.first: Answer
 
     async def pump(self, gateway: Gateway, index: int, ask: Ask, watch: Watch | None) -> None:
         try:
             async with gateway.generate(ask, watch) as answer:
-                await self._queue.put((index, answer))
-                async for item in answer:
-                    await self._queue.put((index, item))
+                self._tell_first(answer)
+                async for news in answer:
+                    await self._queue.put((index, news))
         except Exception as error:  # raised again by the reader, who has the stream
+            self._tell_first(error)
             await self._queue.put((index, error))
+
+    def _tell_first(self, what: Answer | Exception) -> None:
+        if not self._first.done():
+            self._first.set_result(what)
 
     async def wait_first(self) -> None:
         """Until one of them answers. Raises what kept the first from answering."""
-        _, what = await self._queue.get()
+        what = await self._first
         if isinstance(what, Exception):
             raise what
-        assert isinstance(what, Answer)
         self.first = what
 
-    def __aiter__(self) -> AsyncIterator[Item]:
+    @property
+    def must_wait(self) -> bool:
+        """More is to come, and nothing of it is there."""
+        return self._left > 0 and self._queue.empty()
+
+    def __aiter__(self) -> AsyncIterator[tuple[int, News]]:
         return self
 
-    async def __anext__(self) -> Item:
-        while self._left:
-            index, what = await self._queue.get()
-            if isinstance(what, Exception):
-                raise what
-            if isinstance(what, Answer):
-                continue
-            if isinstance(what, Ending):
-                self._left -= 1
-            return index, what
-        raise StopAsyncIteration
+    async def __anext__(self) -> tuple[int, News]:
+        if not self._left:
+            raise StopAsyncIteration
+        index, news = await self._queue.get()
+        if isinstance(news, Exception):
+            raise news
+        self._left -= isinstance(news[-1], Ending)
+        return index, news
 
 
 @asynccontextmanager

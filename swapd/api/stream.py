@@ -1,4 +1,4 @@
-"""Answers as they come: SSE and NDJSON, one write for all that is ready.
+"""Answers as they come: SSE and NDJSON, one write for all that is there.
 
 Headers go out with the first piece, so that whatever fails before has its own status; later failures are
 told inside the stream. A caller that goes away ends the handler, and with it the lease. Used by the
@@ -7,22 +7,15 @@ dialects through `answers.py`, and by `admin.py`; knows no dialect.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
-from typing import Any, Final, Generic, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, Protocol
 
 from aiohttp import HttpVersion11, hdrs, web
 
 from swapd.api.calls import CANCELLED, OUTCOME, REQUEST_ID, encode, wants_progress
 from swapd.api.failures import Dialect, Failure, failure_of
 from swapd.runtime.asking import Progress, Watch
-from swapd.units import Bytes, KiB
-
-T = TypeVar("T")
-
-_FULL: Final[Bytes] = 64 * KiB
-"""Pending bytes beyond which a source that never waits is written out all the same."""
 
 
 class Framing(Protocol):
@@ -76,7 +69,6 @@ class Stream:
         self._request = request
         self._framing = framing
         self._pending: list[bytes] = []
-        self._size: Bytes = 0
         self._is_begun = False
         """Whether anything was written."""
         self.response = _Response(
@@ -106,28 +98,11 @@ class Stream:
 
     def put(self, data: bytes) -> None:
         self._pending.append(data)
-        self._size += len(data)
 
     async def flush(self) -> None:
         if self._pending or not self._is_begun:
             self._is_begun = True
             await self.response.write(self._taken())
-
-    async def send_all(self, source: AsyncIterator[T], render: Callable[[T], bytes]) -> None:
-        """Writes what comes: at once, and in one write what is ready together."""
-        while True:
-            try:
-                step = _Step(source.__anext__())
-                if not step.is_done or self._size > _FULL:
-                    try:
-                        await self.flush()
-                    except BaseException:
-                        await step.abandon()
-                        raise
-                item = await step
-            except StopAsyncIteration:
-                return
-            self.put(render(item))
 
     async def close(self) -> web.StreamResponse:
         await self.response.write_eof(self._taken())  # with the last piece: a write of its own would wake the caller
@@ -136,7 +111,6 @@ class Stream:
     def _taken(self) -> bytes:
         data = b"".join(self._pending)
         self._pending.clear()
-        self._size = 0
         return data
 
     async def _tell(self, progress: Progress) -> None:
@@ -172,44 +146,3 @@ async def stream(
     except ConnectionResetError:
         request[OUTCOME] = CANCELLED
         return answer.response  # the caller is gone: nobody is left to be told
-
-
-class _Step(Generic[T]):
-    """An awaitable begun at once: `is_done` says whether awaiting it will wait.
-
-    An iterator that has the next item ready gives it without suspending; no task is needed to find out.
-    """
-
-    def __init__(self, awaitable: Awaitable[T]) -> None:
-        """Raises what the awaitable raises without waiting."""
-        self._inner = awaitable.__await__()
-        self._awaited: Any = None
-        self._value: list[T] = []
-        self._advance(self._inner.send, None)
-
-    @property
-    def is_done(self) -> bool:
-        return bool(self._value)
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        while not self._value:
-            try:
-                sent = yield self._awaited
-            except BaseException as error:
-                self._advance(self._inner.throw, error)
-            else:
-                self._advance(self._inner.send, sent)
-        return self._value[0]
-
-    async def abandon(self) -> None:
-        """Cancels what was begun and is not wanted any more; it has cleaned up when this returns."""
-        if not self.is_done:
-            with contextlib.suppress(asyncio.CancelledError):
-                self._advance(self._inner.throw, asyncio.CancelledError())
-                await self
-
-    def _advance(self, step: Callable[[Any], Any], given: Any) -> None:
-        try:
-            self._awaited = step(given)
-        except StopIteration as end:
-            self._value.append(end.value)

@@ -7,15 +7,11 @@ hundreds of tokens a second each task in between would cost as much as all the r
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
-from typing import TypeAlias
 
 from swapd import wire
-from swapd.generation import Chunk, Ending
+from swapd.generation import Chunk, Ending, News
 from swapd.units import Seconds
-
-Item: TypeAlias = Chunk | Ending | Exception
 
 
 class Link(asyncio.Protocol):
@@ -60,20 +56,35 @@ class Link(asyncio.Protocol):
 class Stream:
     """What has come of one answer and was not yet taken. A chunk stays one: programs count tokens by them."""
 
-    __slots__ = ("_items", "_waiter")
+    __slots__ = ("_failure", "_items", "_waiter", "is_over")
 
     def __init__(self) -> None:
-        self._items: deque[Item] = deque()
+        self._items: list[Chunk | Ending] = []
+        self._failure: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self.is_over = False
+        """Nothing more will come."""
 
-    def put(self, item: Item) -> None:
+    def put(self, item: Chunk | Ending) -> None:
         self._items.append(item)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self.is_over |= isinstance(item, Ending)
+        self._wake()
 
-    async def get(self) -> Item:
-        """The oldest, when there is one. For one reader."""
-        while not self._items:
+    def fail(self, failure: Exception) -> None:
+        self._failure, self.is_over = failure, True
+        self._wake()
+
+    async def get(self) -> News:
+        """All of it, when there is something; () when it is over. Raises the failure after all else. For one reader."""
+        while not self._items and not self.is_over:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        return self._items.popleft()
+        if not self._items and self._failure is not None:
+            raise self._failure
+        news = tuple(self._items)
+        self._items.clear()
+        return news
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -14,7 +14,7 @@ import structlog
 from swapd import wire
 from swapd.core.model import Placement, ResidentId, Variant
 from swapd.errors import Death, WorkerFailed
-from swapd.generation import Chunk, Ending, GenerationRequest
+from swapd.generation import GenerationRequest, News
 from swapd.pool.prompts import PromptStore
 from swapd.pool.threads import Cores, Dealer
 from swapd.pool.worker import Worker
@@ -151,7 +151,7 @@ class Pool:
         await worker.stop()
         self._workers.pop(resident, None)
 
-    async def generate(self, resident: ResidentId, request: GenerationRequest) -> AsyncGenerator[Chunk | Ending, None]:
+    async def generate(self, resident: ResidentId, request: GenerationRequest) -> AsyncGenerator[News, None]:
         worker = self._workers.get(resident)
         if worker is None:
             raise WorkerFailed(Death.CRASHED, "it is gone")
@@ -159,8 +159,8 @@ class Pool:
             await self._prompts.wait_sealed(worker.prompts)
         with self._dealer.computing(worker):
             async with contextlib.aclosing(worker.generate(request)) as stream:
-                async for item in stream:
-                    yield item
+                async for news in stream:
+                    yield news
 
     async def ask(self, resident: ResidentId, question: Question) -> Reply:
         worker = self._workers.get(resident)

@@ -21,7 +21,7 @@ import structlog
 
 from swapd import wire
 from swapd.errors import ContextLengthExceeded, Death, InvalidRequest, ModelUnusable, WorkerFailed
-from swapd.generation import Chunk, Ending, GenerationRequest
+from swapd.generation import GenerationRequest, News
 from swapd.pool.link import Link, Stream
 from swapd.questions import Question, Reply
 from swapd.units import Seconds
@@ -140,23 +140,18 @@ class Worker:
         finally:
             self._sized = None
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk | Ending, None]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[News, None]:
         """As `runtime.ports.Workers.generate`."""
         if self.ended.done():
             raise self.ended.result()
         stream = self._streams[request.id] = Stream()
-        is_over = False
         self.send(wire.Generate(request))
         try:
-            while not is_over:
-                item = await stream.get()
-                is_over = not isinstance(item, Chunk)
-                if isinstance(item, Exception):
-                    raise item
-                yield item
+            while news := await stream.get():
+                yield news
         finally:
             del self._streams[request.id]
-            if not is_over:
+            if not stream.is_over:
                 self.send(wire.Stop(request.id))
 
     async def ask(self, question: Question, path: str) -> Reply:
@@ -238,14 +233,16 @@ class Worker:
                     if (stream := self._streams.get(piece.request)) is not None:
                         stream.put(piece.chunk)
             case wire.Finished(request, ending):
-                self._last(request, ending)
+                _resolve(self.spoke, None)
+                if (stream := self._streams.get(request)) is not None:
+                    stream.put(ending)
             case wire.Failed(request, code, text, prompt, context):
                 if code == ContextLengthExceeded.code:
-                    self._last(request, ContextLengthExceeded(prompt, context))
+                    self._fail(request, ContextLengthExceeded(prompt, context))
                 elif code == ModelUnusable.code:
-                    self._last(request, WorkerFailed(Death.UNUSABLE, text))
+                    self._fail(request, WorkerFailed(Death.UNUSABLE, text))
                 else:
-                    self._last(request, InvalidRequest(text))
+                    self._fail(request, InvalidRequest(text))
             case wire.Answered(request, reply):
                 _resolve(self.spoke, None)
                 if (asked := self._asked.get(request)) is not None:
@@ -273,12 +270,12 @@ class Worker:
             case wire.Pong():
                 _resolve(self._ponged, message)
 
-    def _last(self, request: str, item: Ending | Exception) -> None:
+    def _fail(self, request: str, failure: Exception) -> None:
         _resolve(self.spoke, None)
-        if isinstance(item, Exception) and (asked := self._asked.get(request)) is not None:
-            _fail(asked, item)
+        if (asked := self._asked.get(request)) is not None:
+            _fail(asked, failure)
         if (stream := self._streams.get(request)) is not None:
-            stream.put(item)
+            stream.fail(failure)
 
     def _end(self, failure: WorkerFailed) -> None:
         self.ended.set_result(failure)
@@ -290,7 +287,7 @@ class Worker:
         for asked in self._asked.values():
             _fail(asked, failure)
         for stream in self._streams.values():
-            stream.put(failure)
+            stream.fail(failure)
 
     def _describe(self, status: int, telling: str | None) -> str:
         how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"

@@ -11,7 +11,7 @@ from typing import Self, assert_never
 
 from swapd.core.messages import Refusal, RefuseRequest
 from swapd.errors import DoesNotFit, ModelUnusable, Overloaded, Stopping, SwapdError, Unloaded, WorkerCrashed
-from swapd.generation import Chunk, Ending, GenerationRequest, Sampling
+from swapd.generation import Ending, GenerationRequest, News, Sampling
 from swapd.runtime.routing import Passed
 from swapd.served import Model
 from swapd.units import Seconds, Tokens
@@ -42,35 +42,35 @@ class Progress:
 
 
 Watch = Callable[[Progress], Awaitable[None]]
-Answering = AsyncGenerator[Chunk | Ending, None]
+Answering = AsyncGenerator[News, None]
 
 
 class Answer:
-    """An answer under its lease: chunks, and an Ending last. The first item is there already."""
+    """An answer under its lease, as it comes: chunks, and an Ending last. The first of them are there already."""
 
     def __init__(
-        self, model: Model, placement: str, queued_s: Seconds, load_s: Seconds, first: Chunk | Ending, rest: Answering
+        self, model: Model, placement: str, queued_s: Seconds, load_s: Seconds, first: News, rest: Answering
     ) -> None:
         self.model, self.placement, self.queued_s, self.load_s = model, placement, queued_s, load_s
         self.passed: tuple[Passed, ...] = ()
         """Models that the route names before this one, and why they could not be served."""
-        self._first: Chunk | Ending | None = first
+        self._first = first
         self._rest = rest
 
     @property
     def prompt(self) -> tuple[Tokens, Tokens]:
-        """How long the prompt is, and how much of it was there already; asked before the first item is taken."""
-        first = self._first
+        """How long the prompt is, and how much of it was there already; asked before anything is taken."""
+        first = self._first[0]
         if isinstance(first, Ending):
             return first.usage.prompt, first.usage.cached
-        return (first.prompt if first is not None else None) or (0, 0)
+        return first.prompt or (0, 0)
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Chunk | Ending:
-        if self._first is not None:
-            first, self._first = self._first, None
+    async def __anext__(self) -> News:
+        if self._first:
+            first, self._first = self._first, ()
             return first
         return await anext(self._rest)
 

@@ -88,7 +88,7 @@ class Gateway:
     async def generate(self, ask: Ask, watch: Watch | None = None) -> AsyncIterator[Answer]:
         """Hold a lease and answer under it; leaving early frees the slot at once.
 
-        Entered when the first item is there, so that whatever goes wrong before anything could be sent
+        Entered when something of it is there, so that whatever goes wrong before anything could be sent
         raises here: ModelNotFound, ModelUnusable, DoesNotFit, Overloaded, Stopping, ContextLengthExceeded,
         InvalidRequest, WorkerCrashed (after one retry). Later errors raise from the iteration.
         """
@@ -137,18 +137,19 @@ class Gateway:
         has_begun = False
         async with contextlib.aclosing(self._workers.generate(resident, request)) as items:
             try:
-                async for item in items:
-                    is_news = isinstance(item, Chunk) and item.read is not None
-                    if not has_begun and not is_news:  # reading the prompt is not yet answering
-                        has_begun = True
-                        self.measures.began(granted - asked, self._engine.now() - asked)
-                    if isinstance(item, Chunk):
-                        record.tokens += item.tokens
-                    else:
-                        self.measures.spent(model.name, item.usage)
-                        record.restored += item.usage.restored
-                        self._usages[RequestId(request.id)] = _seen(item.usage)
-                    yield item
+                async for news in items:
+                    for item in news:
+                        is_reading = isinstance(item, Chunk) and item.read is not None
+                        if not has_begun and not is_reading:  # reading the prompt is not yet answering
+                            has_begun = True
+                            self.measures.began(granted - asked, self._engine.now() - asked)
+                        if isinstance(item, Chunk):
+                            record.tokens += item.tokens
+                        else:
+                            self.measures.spent(model.name, item.usage)
+                            record.restored += item.usage.restored
+                            self._usages[RequestId(request.id)] = _seen(item.usage)
+                    yield news
             except WorkerFailed as failure:
                 revoked = self._engine.revocation(RequestId(request.id))
                 if revoked is not None and revoked.refusal is Refusal.UNLOADED:

@@ -11,7 +11,7 @@ from typing import Protocol
 from swapd.core.model import Device, DeviceId, Footprint, Placement, ResidentId, Tier, Variant, VariantId
 from swapd.core.state import Measurement
 from swapd.errors import WorkerFailed
-from swapd.generation import Chunk, Ending, GenerationRequest
+from swapd.generation import GenerationRequest, News
 from swapd.questions import Question, Reply, VocabularyQuestion
 from swapd.served import Model
 from swapd.units import Bytes, Seconds
@@ -36,8 +36,8 @@ class Workers(Protocol):
     async def stop(self, resident: ResidentId) -> None:
         """Terminate, kill after a grace, reap. Safe at any time and twice; returns when the process is gone."""
 
-    def generate(self, resident: ResidentId, request: GenerationRequest) -> AsyncGenerator[Chunk | Ending, None]:
-        """The answer, an Ending last. Closing the iterator early frees the slot at the next token.
+    def generate(self, resident: ResidentId, request: GenerationRequest) -> AsyncGenerator[News, None]:
+        """The answer as it comes, an Ending last. Closing the iterator early frees the slot at the next token.
 
         Raises ContextLengthExceeded, InvalidRequest, WorkerFailed.
         """

@@ -18,7 +18,7 @@ from swapd.api.app import GuardSettings, make_app
 from swapd.core.model import HOST, Device, DeviceId, DeviceKind, Shape, Variant, VariantId
 from swapd.core.state import State
 from swapd.errors import InvalidRequest, ModelNotFound, ModelUnusable
-from swapd.generation import Chunk, Ending, GenerationRequest, StopReason, Usage
+from swapd.generation import Chunk, Ending, GenerationRequest, News, StopReason, Usage
 from swapd.questions import (
     Describe,
     Described,
@@ -48,7 +48,7 @@ from swapd.served import Model, ModelEntry
 from swapd.units import Bytes, GiB, MiB, Seconds, Tokens
 
 Client: TypeAlias = TestClient[web.Request, web.Application]
-Script: TypeAlias = Sequence[Chunk | Ending | Exception | asyncio.Event]
+Script: TypeAlias = Sequence[Chunk | Ending | News | Exception | asyncio.Event]
 Serve: TypeAlias = Callable[..., Awaitable[Client]]
 
 ENDING = Ending(StopReason.STOP, Usage(prompt=12, cached=5, completion=2, prompt_s=0.07, completion_s=0.5))
@@ -146,8 +146,12 @@ class ScriptedVectors(Vectors):
         return VectorAnswer(model, "100% GPU", 0.25, reply)
 
 
+def _together(item: Chunk | Ending | News) -> News:
+    return item if isinstance(item, tuple) else (item,)
+
+
 class ScriptedGateway(Gateway):
-    """Answers every ask with `script`; what an Event in it stands for is waited for."""
+    """Answers every ask with `script`: what an Event in it stands for is waited for, and News come together."""
 
     def __init__(self) -> None:
         known = [
@@ -197,9 +201,9 @@ class ScriptedGateway(Gateway):
                 raise first
             assert not isinstance(first, asyncio.Event)
             async with contextlib.aclosing(self._rest(list(script))) as rest:
-                yield Answer(model, "100% GPU", 0.5, 0.25, first, rest)
+                yield Answer(model, "100% GPU", 0.5, 0.25, _together(first), rest)
 
-    async def _rest(self, script: Script) -> AsyncGenerator[Chunk | Ending]:
+    async def _rest(self, script: Script) -> AsyncGenerator[News]:
         try:
             for item in script:
                 if isinstance(item, Exception):
@@ -207,7 +211,7 @@ class ScriptedGateway(Gateway):
                 if isinstance(item, asyncio.Event):
                     await item.wait()
                 else:
-                    yield item
+                    yield _together(item)
         finally:
             await asyncio.shield(asyncio.sleep(0))  # cleaning up takes its turn, as the real thing does
             self.cleaned += 1

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 
 import pytest
 
-from swapd.api.stream import SSE, Stream
+from swapd.api.stream import SSE
 from swapd.errors import Overloaded, Unloaded, WorkerCrashed
 from swapd.generation import Chunk
 from swapd.runtime.asking import Progress
@@ -59,8 +58,8 @@ async def test_a_caller_that_goes_away_during_the_answer_frees_its_slot(
 async def test_a_caller_that_stops_reading_and_goes_away_frees_its_slot(
     client: Client, gateway: ScriptedGateway
 ) -> None:
-    """The write waits for the caller while the next piece is already awaited: both end, in order."""
-    gateway.script = [Chunk("a" * 2**24, 1), asyncio.Event(), ENDING]
+    """The write waits for the caller, and the answer, which has not ended, for the write: both end, in order."""
+    gateway.script = [Chunk("b", 1), Chunk("a" * 2**24, 1), asyncio.Event(), ENDING]
     reader, writer = await post_raw(client, CHAT, {**BODY, "stream": True})
     await reader.readuntil(b"aaa")
     writer.transport.abort()
@@ -181,60 +180,52 @@ async def test_nobody_else_sees_progress(client: Client, gateway: ScriptedGatewa
     assert "waiting" not in await response.text()
 
 
-class _Recorder(Stream):
-    """A stream that keeps what it would write."""
-
-    def __init__(self) -> None:
-        self._pending, self._size, self.written = [], 0, list[bytes]()
-
-    async def flush(self) -> None:
-        if self._pending:
-            self.written.append(b"".join(self._pending))
-            self._pending.clear()
-            self._size = 0
+async def read_chunk(reader: asyncio.StreamReader) -> bytes:
+    """What the server wrote at one time."""
+    data = await reader.readexactly(int(await reader.readline(), 16) + 2)
+    return data[:-2]
 
 
-async def _numbers(queue: asyncio.Queue[int]) -> AsyncIterator[int]:
-    while (number := await queue.get()) >= 0:
-        yield number
+async def test_what_comes_together_is_one_write_and_each_piece_a_frame_of_its_own(
+    client: Client, gateway: ScriptedGateway
+) -> None:
+    more, last = asyncio.Event(), asyncio.Event()
+    gateway.script = [(Chunk("a", 1), Chunk("b", 1)), more, Chunk("c", 1), last, (Chunk("d", 1), ENDING)]
+    reader, writer = await post_raw(client, "/v1/completions", {**BODY, "stream": True})
+    await reader.readuntil(b"\r\n\r\n")
+    first = await read_chunk(reader)
+    more.set()
+    second = await read_chunk(reader)
+    last.set()
+    third = await read_chunk(reader)
+    writer.close()
+    assert [texts_of(data) for data in (first, second, third)] == [["a", "b"], ["c"], ["d", "", None]]
+    assert third.endswith(b"data: [DONE]\n\n")
 
 
-async def test_what_is_ready_together_is_written_together_and_nothing_waits() -> None:
-    queue: asyncio.Queue[int] = asyncio.Queue()
-    stream = _Recorder()
-    async with asyncio.TaskGroup() as group:
-        group.create_task(stream.send_all(_numbers(queue), lambda number: b"%d" % number))
-        for batch in ([1, 2, 3], [4], [5, 6], [-1]):
-            for number in batch:
-                queue.put_nowait(number)
-            for _ in range(5):  # the loop's turns in which a reader wakes, reads and writes
-                await asyncio.sleep(0)
-    await stream.flush()
-    assert stream.written == [b"123", b"4", b"56"]
+def texts_of(data: bytes) -> list[str | None]:
+    """Of each frame; None: it is not JSON."""
+    frames = [frame.removeprefix(b"data: ") for frame in data.split(b"\n\n")[:-1]]
+    return [None if frame == b"[DONE]" else json.loads(frame)["choices"][0]["text"] for frame in frames]
 
 
-async def test_a_source_that_never_waits_is_written_in_parts() -> None:
-    async def endless() -> AsyncIterator[bytes]:
-        for _ in range(10):
-            yield b"x" * 2**15
-
-    stream = _Recorder()
-    await stream.send_all(endless(), lambda piece: piece)
-    assert [len(data) for data in stream.written] == [3 * 2**15] * 3
-
-
-async def test_errors_of_the_source_pass_and_leave_what_came_before() -> None:
-    async def failing() -> AsyncIterator[bytes]:
-        yield b"a"
-        await asyncio.sleep(0)
-        yield b"b"
-        raise Unloaded("tiny")
-
-    stream = _Recorder()
-    with pytest.raises(Unloaded):
-        await stream.send_all(failing(), lambda piece: piece)
-    await stream.flush()
-    assert stream.written == [b"a", b"b"]
+async def test_what_one_of_several_answers_brings_does_not_wait_for_the_others(
+    client: Client, gateway: ScriptedGateway
+) -> None:
+    held = asyncio.Event()
+    gateway.scripts = [[Chunk("a", 1), held, ENDING], [Chunk("b", 1), held, ENDING]]
+    reader, writer = await post_raw(client, "/v1/completions", {"model": "tiny", "prompt": ["x", "y"], "stream": True})
+    await reader.readuntil(b"\r\n\r\n")
+    async with asyncio.timeout(10):
+        seen = texts_of(await read_chunk(reader))
+        while len(seen) < 2:
+            seen += texts_of(await read_chunk(reader))
+        assert set(seen) == {"a", "b"}
+        held.set()
+        while seen[-1] is not None:
+            seen += texts_of(await read_chunk(reader))
+    writer.close()
+    assert seen[2:] == ["", "", None]
 
 
 def test_a_status_of_several_lines_stays_one_comment() -> None:

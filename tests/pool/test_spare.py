@@ -41,8 +41,8 @@ async def test_the_next_spare_leaves_the_cores_to_the_newcomers_first_prompt(poo
     resident = await start(pool, 1, tiny(tmp_path))
     assert pool._spare is None
 
-    async with contextlib.aclosing(pool.generate(resident, GenerationRequest("r", prompt="One, two,"))) as items:
-        first = await anext(items)
+    async with contextlib.aclosing(pool.generate(resident, GenerationRequest("r", prompt="One, two,"))) as answer:
+        first, *_ = await anext(answer)
         assert isinstance(first, Chunk)
         assert pool._spare is None, "it has only now been told to come"
     assert pool._sparing is not None

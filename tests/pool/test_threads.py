@@ -129,16 +129,16 @@ class Writer:
         sampling = Sampling(temperature=0, seed=1)
         request = GenerationRequest(f"{resident}", prompt="Once", sampling=sampling, ignore_eos=True)
         self._pool, self._resident = pool, resident
-        self._items = pool.generate(resident, request)
+        self._news = pool.generate(resident, request)
 
     async def write(self, tokens: int) -> None:
         while tokens > 0:
-            item = await anext(self._items)
-            assert isinstance(item, Chunk)
-            tokens -= item.tokens
+            for item in await anext(self._news):
+                assert isinstance(item, Chunk)
+                tokens -= item.tokens
 
     async def close(self) -> None:
-        await self._items.aclose()
+        await self._news.aclose()
 
     def turns(self) -> dict[str, int]:
         """How often each thread of its worker has got a core so far."""

@@ -24,7 +24,7 @@ from swapd.core.model import (
 )
 from swapd.core.state import Measurement
 from swapd.errors import WorkerFailed
-from swapd.generation import Chunk, Ending, GenerationRequest
+from swapd.generation import GenerationRequest, News
 from swapd.questions import Question, Reply
 from swapd.runtime.engine import SIZER, Engine, Refused
 from swapd.runtime.journal import Journal
@@ -64,7 +64,7 @@ class Ports:
     async def stop(self, resident: ResidentId) -> None:
         pass
 
-    async def generate(self, resident: ResidentId, request: GenerationRequest) -> AsyncGenerator[Chunk | Ending, None]:
+    async def generate(self, resident: ResidentId, request: GenerationRequest) -> AsyncGenerator[News, None]:
         raise AssertionError("nobody asks")
         yield
 
