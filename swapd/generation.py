@@ -5,8 +5,9 @@ Built by `api/*`, carried by `wire`, done by `worker`; nobody else looks inside.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from operator import attrgetter
 from typing import Final, TypeAlias
 
 from swapd.units import Seconds, Tokens
@@ -118,8 +119,12 @@ class Sampling:
 
     def over(self, defaults: Sampling) -> Sampling:
         """These values, and where one is None the default's."""
-        missing = {f.name: getattr(defaults, f.name) for f in fields(self) if getattr(self, f.name) is None}
-        return replace(self, **missing)
+        pairs = zip(_said(self), _said(defaults), strict=True)
+        return Sampling(*(default if value is None else value for value, default in pairs))
+
+
+_said: Final = attrgetter(*(field.name for field in fields(Sampling)))
+"""Its values, in the order in which they are made into one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ Made by `host/catalog.py` from files and settings; used by `runtime/gateway.py` 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from swapd.core.model import Variant
+from swapd.core.values import replace
 from swapd.generation import GenerationRequest, Message, Role, Sampling
 from swapd.units import Bytes, Seconds, Tokens
 

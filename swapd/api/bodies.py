@@ -87,12 +87,14 @@ def is_among(*harmless: object) -> Callable[[Any], bool]:
 async def _read(request: web.Request, limit: Bytes) -> bytes:
     if request.content_length is not None and request.content_length > limit:
         raise BodyTooLarge(limit)
-    body = bytearray()
+    body, content, now = bytearray(), request.content, asyncio.get_running_loop().time
     try:
-        while piece := await asyncio.wait_for(request.content.readany(), STALLED_AFTER):
-            body += piece
-            if len(body) > limit:
-                raise BodyTooLarge(limit)
+        async with asyncio.timeout(None) as patience:
+            while not content.at_eof():
+                patience.reschedule(now() + STALLED_AFTER)
+                body += await content.readany()
+                if len(body) > limit:
+                    raise BodyTooLarge(limit)
     except TimeoutError:
         raise InvalidRequest(
             f"cannot read the body: it stopped after {len(body)} bytes, and nothing came for {STALLED_AFTER:g} s"

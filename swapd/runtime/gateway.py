@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import structlog
@@ -27,6 +26,7 @@ from swapd.core.messages import (
     Usage,
 )
 from swapd.core.model import RequestId, ResidentId, Variant, VariantId
+from swapd.core.values import replace
 from swapd.errors import (
     Death,
     InvalidRequest,

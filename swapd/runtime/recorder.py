@@ -42,6 +42,8 @@ from swapd.units import Bytes, Seconds, Tokens
 OLDER, NAME = FILES
 MOST: Final = 20_000
 """Notes kept while nothing can be written."""
+DESCRIBE_EVERY: Final[Seconds] = 1.0
+"""Each answer changes its model's speeds a little; whether that is news is asked no more often."""
 
 log = structlog.get_logger("swapd.recorder")
 
@@ -88,6 +90,8 @@ class Recorder(Keeping):
         """What of the machine was told last."""
         self._models: dict[str, TraceModel] = {}
         """As told last."""
+        self._described: dict[VariantId, Seconds] = {}
+        """When it was last looked whether a model is as told."""
         self._count = 0
 
     # --- on the engine's path
@@ -149,17 +153,15 @@ class Recorder(Keeping):
         if head != self._head:
             self._head = head
             self._note(described.machine(state))
-        variant = arrived.variant.id
-        model = described.model(state, arrived, self._loads.get(variant), self._reading.get(variant))
-        if described.is_news(self._models.get(model.name), model):
-            self._models[model.name] = model
-            self._note(model)
+        looked_at = self._described.get(arrived.variant.id)
+        if looked_at is None or state.now - looked_at >= DESCRIBE_EVERY:
+            self._describe(arrived, state)
         self._count += 1
         self._note(
             Call(
                 id=str(self._count),
                 at=self._since(arrived.at),
-                model=model.name,
+                model=described.name(arrived.variant),
                 prompt=usage.prompt + usage.cached if usage else 0,
                 output=usage.output if usage else 0,
                 session=request.session,
@@ -172,6 +174,14 @@ class Recorder(Keeping):
             )
         )
 
+    def _describe(self, arrived: RequestArrived, state: State) -> None:
+        variant = arrived.variant.id
+        self._described[variant] = state.now
+        model = described.model(state, arrived, self._loads.get(variant), self._reading.get(variant))
+        if described.is_news(self._models.get(model.name), model):
+            self._models[model.name] = model
+            self._note(model)
+
     def _since(self, moment: Seconds) -> Seconds:
         return _lasted(self._began, moment)
 
@@ -180,6 +190,7 @@ class Recorder(Keeping):
             self._dropped += len(self._notes)
             self._notes.clear()
             self._models.clear()
+            self._described.clear()
             self._head = None
             return
         self._notes.append(note)

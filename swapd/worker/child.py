@@ -28,6 +28,7 @@ from swapd.wire import (
     Loaded,
     LoadFailed,
     Parts,
+    Pieces,
     Ping,
     Pong,
     Progress,
@@ -83,7 +84,8 @@ class Channel:
 
     def send(self, *messages: FromWorker) -> None:
         """Now, and before it what was held back."""
-        messages, self._held = (*self._held, *messages), ()
+        self._hold(messages)
+        messages, self._held = self._held, ()
         if not messages:
             return
         self._sent_at = perf_counter()
@@ -92,13 +94,21 @@ class Channel:
         except OSError:
             leave()
 
+    def _hold(self, messages: tuple[FromWorker, ...]) -> None:
+        """Pieces that follow each other become one message."""
+        match self._held[-1:] + messages[:1]:
+            case (Pieces(first), Pieces(more)):
+                self._held = (*self._held[:-1], Pieces(first + more), *messages[1:])
+            case _:
+                self._held += messages
+
     def send_soon(self, *messages: FromWorker, within: Seconds) -> None:
         """With what comes next, if that is `within` so long and nothing waits for longer than `HOLD` then; else now.
 
         Call it again, or `send`, within so long.
         """
         if perf_counter() + within - self._sent_at < HOLD:
-            self._held += messages
+            self._hold(messages)
         else:
             self.send(*messages)
 
