@@ -18,6 +18,7 @@ from swapd.units import Seconds
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _NANO: Final = 1e-9
+_SHORT: Final = 4096
 
 
 class Cores:
@@ -58,8 +59,7 @@ def _busy() -> Seconds:
 def _used(pid: int) -> Seconds:
     """The process's own; 0 when it is gone. Not by psutil, which asks the system five things more about it."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+        fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / _TICKS  # proc(5): fields 14 and 15; the first here is 3
@@ -70,8 +70,16 @@ def _queued(pid: int) -> list[tuple[int, Seconds]]:
     waits: list[tuple[int, Seconds]] = []
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/schedstat", "rb") as file:
-                waits.append((int(thread), int(file.read().split()[1]) * _NANO))
+            waits.append((int(thread), int(_read(f"/proc/{pid}/task/{thread}/schedstat").split()[1]) * _NANO))
     except OSError:
         pass  # a thread, or all of them, ended just now; or there is no such file
     return waits
+
+
+def _read(path: str) -> bytes:
+    """A short file of the kernel's. Not by `open`, which takes as long again to make its buffer."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(file, _SHORT)
+    finally:
+        os.close(file)
