@@ -5,6 +5,7 @@ Built by `api/*`, carried by `wire`, done by `worker`; nobody else looks inside.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from operator import attrgetter
@@ -330,3 +331,5 @@ class Ending:
 
 News: TypeAlias = tuple[Chunk | Ending, ...]
 """What has come of an answer at one time: at least one item, each a chunk of its own to whoever reads the answer."""
+Say: TypeAlias = Callable[[News], bool]
+"""Takes it at once, and says whether it can take more."""

@@ -93,15 +93,19 @@ async def _tell_one(gateway: Gateway, ask: Ask, voice: Voice, out: Stream, epilo
     async with gateway.generate(ask, out.watch) as answer:
         await out.open(answer_headers(answer))
         out.put(voice.opening(answer, 0))
-        async for news in answer:
+
+        def say(news: News) -> bool:
+            nonlocal ending
             for item in news:
                 if isinstance(item, Chunk):
                     texts.append(item.text)
                     out.put(voice.piece(item, 0))
                 else:
                     ending = item
-            if ending is None:  # else it goes out with the last words
-                await out.flush()
+            return ending is not None or out.try_flush()  # the ending goes out with the last words
+
+        while await answer.hear(say):
+            await out.flush()
     if epilogue is not None:
         await epilogue("".join(texts))
     assert ending is not None
@@ -121,17 +125,21 @@ async def _tell_several(gateway: Gateway, asks: Sequence[Ask], voice: Voice, out
 
 
 async def _whole(gateway: Gateway, ask: Ask) -> Whole:
-    chunks: list[Chunk] = []
+    items: list[Chunk | Ending] = []
+
+    def say(news: News) -> bool:
+        items.extend(news)
+        return True
+
     async with gateway.generate(ask) as answer:
-        async for news in answer:
-            for item in news:
-                if isinstance(item, Ending):
-                    return _joined(answer, chunks, item)
-                chunks.append(item)
-    raise AssertionError("an answer ended without saying how")
+        await answer.hear(say)
+        return _joined(answer, items)
 
 
-def _joined(answer: Answer, chunks: Sequence[Chunk], ending: Ending) -> Whole:
+def _joined(answer: Answer, items: Sequence[Chunk | Ending]) -> Whole:
+    chunks = [item for item in items if isinstance(item, Chunk)]
+    ending = items[-1]
+    assert isinstance(ending, Ending)
     return Whole(
         answer,
         "".join(chunk.text for chunk in chunks),

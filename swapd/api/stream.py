@@ -16,6 +16,10 @@ from aiohttp import HttpVersion11, hdrs, web
 from swapd.api.calls import CANCELLED, OUTCOME, REQUEST_ID, encode, wants_progress
 from swapd.api.failures import Dialect, Failure, failure_of
 from swapd.runtime.asking import Progress, Watch
+from swapd.units import Bytes, KiB
+
+_AT_ONCE: Final[Bytes] = 32 * KiB
+"""So much a transport that has nothing else to send takes and lets nobody wait: half of what asyncio's do."""
 
 
 class Framing(Protocol):
@@ -103,6 +107,19 @@ class Stream:
         if self._pending or not self._is_begun:
             self._is_begun = True
             await self.response.write(self._taken())
+
+    def try_flush(self) -> bool:
+        """As `flush`, in no time; False, and nothing written, where the caller does not read as fast: `flush` waits."""
+        transport = self._request.transport
+        size = sum(map(len, self._pending))
+        if transport is None or transport.get_write_buffer_size() or size > _AT_ONCE or not self._is_begun:
+            return False
+        writing = self.response.write(self._taken())
+        try:
+            writing.send(None)
+        except StopIteration:
+            return True
+        raise AssertionError("a write waits that its transport has room for")
 
     async def close(self) -> web.StreamResponse:
         await self.response.write_eof(self._taken())  # with the last piece: a write of its own would wake the caller

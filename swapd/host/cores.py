@@ -7,6 +7,7 @@ deals the threads out.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterable
@@ -68,11 +69,10 @@ def _used(pid: int) -> Seconds:
 def _queued(pid: int) -> list[tuple[int, Seconds]]:
     """How long each of its threads has been runnable without a core, by thread; empty where nobody counts it."""
     waits: list[tuple[int, Seconds]] = []
-    try:
+    with contextlib.suppress(OSError):  # a thread, or all of them, ended just now; or there is no such file
         for thread in os.listdir(f"/proc/{pid}/task"):
-            waits.append((int(thread), int(_read(f"/proc/{pid}/task/{thread}/schedstat").split()[1]) * _NANO))
-    except OSError:
-        pass  # a thread, or all of them, ended just now; or there is no such file
+            schedstat = _read(f"/proc/{pid}/task/{thread}/schedstat")
+            waits.append((int(thread), int(schedstat.split()[1]) * _NANO))
     return waits
 
 

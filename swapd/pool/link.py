@@ -10,16 +10,17 @@ import asyncio
 from collections.abc import Callable
 
 from swapd import wire
-from swapd.generation import Chunk, Ending, News
+from swapd.generation import Chunk, Ending, News, Say
 from swapd.units import Seconds
 
 
 class Link(asyncio.Protocol):
     """Both directions of the socket. `closed` is done at the end of it, with what broke it ("": its end)."""
 
-    def __init__(self, take: Callable[[wire.FromWorker], None]) -> None:
+    def __init__(self, take: Callable[[wire.FromWorker], None], pause: Callable[[], None]) -> None:
+        """`pause` is called after all that came together was taken."""
         self._loop = asyncio.get_running_loop()
-        self._take = take
+        self._take, self._pause = take, pause
         self._frames = wire.Frames()
         self._transport: asyncio.Transport | None = None
         self._broken = ""
@@ -45,6 +46,7 @@ class Link(asyncio.Protocol):
             self._broken = str(error)
             assert self._transport is not None
             self._transport.abort()
+        self._pause()
 
     def connection_lost(self, error: Exception | None) -> None:
         if isinstance(error, ConnectionError):  # its process ended with words of ours unread: an end like any other
@@ -54,37 +56,73 @@ class Link(asyncio.Protocol):
 
 
 class Stream:
-    """What has come of one answer and was not yet taken. A chunk stays one: programs count tokens by them."""
+    """What has come of one answer and was not yet told. A chunk stays one: programs count tokens by them.
 
-    __slots__ = ("_failure", "_items", "_waiter", "is_over")
+    It is told in the turn of the loop in which it came, to one who `hear`s: no task has to wake for it.
+    """
+
+    __slots__ = ("_failure", "_items", "_say", "_waiter", "is_over")
 
     def __init__(self) -> None:
         self._items: list[Chunk | Ending] = []
         self._failure: Exception | None = None
+        self._say: Say | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.is_over = False
         """Nothing more will come."""
 
     def put(self, item: Chunk | Ending) -> None:
+        """To be told with the next `tell`."""
         self._items.append(item)
         self.is_over |= isinstance(item, Ending)
-        self._wake()
 
     def fail(self, failure: Exception) -> None:
+        """After what has come."""
         self._failure, self.is_over = failure, True
-        self._wake()
 
-    async def get(self) -> News:
-        """All of it, when there is something; () when it is over. Raises the failure after all else. For one reader."""
+    def tell(self) -> None:
+        waiter, goes_on = self._waiter, True
+        if waiter is None or waiter.done():
+            return
+        if self._say is None:
+            goes_on = not self._items
+        elif self._items:
+            try:
+                goes_on = self._say(self._taken())
+            except Exception as error:
+                waiter.set_exception(error)
+                return
+        if self.is_over or not goes_on:
+            waiter.set_result(None)
+
+    async def wait_first(self) -> Chunk | Ending:
+        """What will be told first, when it is there. Raises the failure."""
         while not self._items and not self.is_over:
-            self._waiter = asyncio.get_running_loop().create_future()
+            await self._wait(None)
+        self._raise_failure()
+        return self._items[0]
+
+    async def hear(self, say: Say) -> bool:
+        """As `runtime.ports.Telling.hear`."""
+        if self._items or not self.is_over:
+            await self._wait(say)
+        self._raise_failure()
+        return bool(self._items) or not self.is_over
+
+    async def _wait(self, say: Say | None) -> None:
+        self._say, self._waiter = say, asyncio.get_running_loop().create_future()
+        if self._items:
+            self.tell()
+        try:
             await self._waiter
-        if not self._items and self._failure is not None:
+        finally:
+            self._say = self._waiter = None
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None and not self._items:
             raise self._failure
+
+    def _taken(self) -> News:
         news = tuple(self._items)
         self._items.clear()
         return news
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import CancelledError
 from types import TracebackType
 from typing import Any, Final, Self
@@ -14,7 +14,8 @@ import structlog
 from swapd import wire
 from swapd.core.model import Placement, ResidentId, Variant
 from swapd.errors import Death, WorkerFailed
-from swapd.generation import GenerationRequest, News
+from swapd.generation import GenerationRequest
+from swapd.pool.link import Stream
 from swapd.pool.prompts import PromptStore
 from swapd.pool.threads import Cores, Dealer
 from swapd.pool.worker import Worker
@@ -151,16 +152,16 @@ class Pool:
         await worker.stop()
         self._workers.pop(resident, None)
 
-    async def generate(self, resident: ResidentId, request: GenerationRequest) -> AsyncGenerator[News, None]:
+    @contextlib.asynccontextmanager
+    async def generate(self, resident: ResidentId, request: GenerationRequest) -> AsyncIterator[Stream]:
         worker = self._workers.get(resident)
         if worker is None:
             raise WorkerFailed(Death.CRASHED, "it is gone")
         if self._prompts is not None and worker.prompts is not None:
             await self._prompts.wait_sealed(worker.prompts)
         with self._dealer.computing(worker):
-            async with contextlib.aclosing(worker.generate(request)) as stream:
-                async for news in stream:
-                    yield news
+            async with worker.generate(request) as stream:
+                yield stream
 
     async def ask(self, resident: ResidentId, question: Question) -> Reply:
         worker = self._workers.get(resident)

@@ -14,14 +14,14 @@ import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Final, TypeVar
 
 import structlog
 
 from swapd import wire
 from swapd.errors import ContextLengthExceeded, Death, InvalidRequest, ModelUnusable, WorkerFailed
-from swapd.generation import GenerationRequest, News
+from swapd.generation import Chunk, Ending, GenerationRequest
 from swapd.pool.link import Link, Stream
 from swapd.questions import Question, Reply
 from swapd.units import Seconds
@@ -48,7 +48,7 @@ class Worker:
         self.spoke: asyncio.Future[None] = loop.create_future()
         """Done when anything of an answer has come."""
         self._process = process
-        self._link = Link(self._take)
+        self._link = Link(self._take, self._tell)
         self._loaded: asyncio.Future[wire.Loaded] = loop.create_future()
         self._sized: asyncio.Future[wire.Sized] | None = None
         self._ponged: asyncio.Future[wire.Pong] = loop.create_future()
@@ -59,6 +59,8 @@ class Worker:
         """Where it saves them, since it was told to load."""
         self._save_ended: asyncio.Future[None] | None = None
         self._streams: dict[str, Stream] = {}
+        self._fresh: dict[str, Stream] = {}
+        """Those of which something has come that is not yet told."""
         self._asked: dict[str, asyncio.Future[Reply]] = {}
         self._questions = itertools.count(1)
         self._threads = 0
@@ -140,15 +142,15 @@ class Worker:
         finally:
             self._sized = None
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[News, None]:
+    @contextlib.asynccontextmanager
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[Stream]:
         """As `runtime.ports.Workers.generate`."""
         if self.ended.done():
             raise self.ended.result()
         stream = self._streams[request.id] = Stream()
         self.send(wire.Generate(request))
         try:
-            while news := await stream.get():
-                yield news
+            yield stream
         finally:
             del self._streams[request.id]
             if not stream.is_over:
@@ -230,12 +232,10 @@ class Worker:
             case wire.Pieces(pieces):
                 _resolve(self.spoke, None)
                 for piece in pieces:
-                    if (stream := self._streams.get(piece.request)) is not None:
-                        stream.put(piece.chunk)
+                    self._put(piece.request, piece.chunk)
             case wire.Finished(request, ending):
                 _resolve(self.spoke, None)
-                if (stream := self._streams.get(request)) is not None:
-                    stream.put(ending)
+                self._put(request, ending)
             case wire.Failed(request, code, text, prompt, context):
                 if code == ContextLengthExceeded.code:
                     self._fail(request, ContextLengthExceeded(prompt, context))
@@ -270,11 +270,22 @@ class Worker:
             case wire.Pong():
                 _resolve(self._ponged, message)
 
+    def _put(self, request: str, item: Chunk | Ending) -> None:
+        if (stream := self._streams.get(request)) is not None:
+            self._fresh[request] = stream
+            stream.put(item)
+
+    def _tell(self) -> None:
+        fresh, self._fresh = self._fresh, {}
+        for stream in fresh.values():
+            stream.tell()
+
     def _fail(self, request: str, failure: Exception) -> None:
         _resolve(self.spoke, None)
         if (asked := self._asked.get(request)) is not None:
             _fail(asked, failure)
         if (stream := self._streams.get(request)) is not None:
+            self._fresh[request] = stream
             stream.fail(failure)
 
     def _end(self, failure: WorkerFailed) -> None:
@@ -288,6 +299,7 @@ class Worker:
             _fail(asked, failure)
         for stream in self._streams.values():
             stream.fail(failure)
+            stream.tell()
 
     def _describe(self, status: int, telling: str | None) -> str:
         how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"

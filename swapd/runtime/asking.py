@@ -5,13 +5,14 @@ Made and filled by `gateway.py`; values and an iterator, no decisions.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Self, assert_never
 
 from swapd.core.messages import Refusal, RefuseRequest
 from swapd.errors import DoesNotFit, ModelUnusable, Overloaded, Stopping, SwapdError, Unloaded, WorkerCrashed
-from swapd.generation import Ending, GenerationRequest, News, Sampling
+from swapd.generation import Chunk, Ending, GenerationRequest, News, Sampling, Say
+from swapd.runtime.ports import Telling
 from swapd.runtime.routing import Passed
 from swapd.served import Model
 from swapd.units import Seconds, Tokens
@@ -42,25 +43,31 @@ class Progress:
 
 
 Watch = Callable[[Progress], Awaitable[None]]
-Answering = AsyncGenerator[News, None]
 
 
 class Answer:
-    """An answer under its lease, as it comes: chunks, and an Ending last. The first of them are there already."""
+    """An answer under its lease, as it comes: chunks, and an Ending last. The first is there already."""
 
     def __init__(
-        self, model: Model, placement: str, queued_s: Seconds, load_s: Seconds, first: News, rest: Answering
+        self,
+        model: Model,
+        placement: str,
+        queued_s: Seconds,
+        load_s: Seconds,
+        first: Chunk | Ending,
+        telling: Telling,
+        count: Callable[[News], None] = lambda news: None,
     ) -> None:
+        """`count` hears all of it before anybody else."""
         self.model, self.placement, self.queued_s, self.load_s = model, placement, queued_s, load_s
         self.passed: tuple[Passed, ...] = ()
         """Models that the route names before this one, and why they could not be served."""
-        self._first = first
-        self._rest = rest
+        self._first, self._telling, self._count = first, telling, count
 
     @property
     def prompt(self) -> tuple[Tokens, Tokens]:
-        """How long the prompt is, and how much of it was there already; asked before anything is taken."""
-        first = self._first[0]
+        """How long the prompt is, and how much of it was there already."""
+        first = self._first
         if isinstance(first, Ending):
             return first.usage.prompt, first.usage.cached
         return first.prompt or (0, 0)
@@ -69,10 +76,26 @@ class Answer:
         return self
 
     async def __anext__(self) -> News:
-        if self._first:
-            first, self._first = self._first, ()
-            return first
-        return await anext(self._rest)
+        """For those who take it at their own pace."""
+        taken: list[News] = []
+
+        def take(news: News) -> bool:
+            taken.append(news)
+            return False
+
+        await self.hear(take)
+        if not taken:
+            raise StopAsyncIteration
+        return taken[0]
+
+    async def hear(self, say: Say) -> bool:
+        """As `Telling.hear`."""
+
+        def tell(news: News) -> bool:
+            self._count(news)
+            return say(news)
+
+        return await self._telling.hear(tell)
 
 
 def error_of(model: Model, command: RefuseRequest) -> SwapdError:

@@ -37,9 +37,9 @@ from swapd.errors import (
     WorkerCrashed,
     WorkerFailed,
 )
-from swapd.generation import Chunk, GenerationRequest
+from swapd.generation import Chunk, News
 from swapd.runtime import explain, foresight, lending, plan, routing
-from swapd.runtime.asking import Answer, Answering, Ask, Progress, Watch, error_of
+from swapd.runtime.asking import Answer, Ask, Progress, Watch, error_of
 from swapd.runtime.engine import Engine, Record, Refused
 from swapd.runtime.happenings import Happenings
 from swapd.runtime.measures import Measures
@@ -124,39 +124,47 @@ class Gateway:
             granted = engine.now()
             load_s = engine.records[resident].load_s if self._was_loaded_for(resident, asked) else 0.0
             request = replace(entry.applied(ask.request, ask.defaults), id=str(request_id), adapter=model.adapter)
-            async with contextlib.aclosing(self._answer(model, request, resident, asked, granted)) as items:
-                first = await anext(items)
-                placement = str(engine.state.residents[resident].placement)
-                yield Answer(model, placement, granted - asked, load_s, first, items)
+            try:
+                async with self._workers.generate(resident, request) as telling:
+                    first = await telling.wait_first()
+                    placement = str(engine.state.residents[resident].placement)
+                    count = self._counting(model, request_id, resident, asked, granted)
+                    yield Answer(model, placement, granted - asked, load_s, first, telling, count)
+            except WorkerFailed as failure:
+                raise self._meaning(model, request_id, failure) from failure
 
-    async def _answer(
-        self, model: Model, request: GenerationRequest, resident: ResidentId, asked: Seconds, granted: Seconds
-    ) -> Answering:
+    def _counting(
+        self, model: Model, request: RequestId, resident: ResidentId, asked: Seconds, granted: Seconds
+    ) -> Callable[[News], None]:
+        """Keeps the books of an answer as it comes."""
         record = self._engine.records.get(resident, Record())
         record.requests += 1
         has_begun = False
-        async with contextlib.aclosing(self._workers.generate(resident, request)) as items:
-            try:
-                async for news in items:
-                    for item in news:
-                        is_reading = isinstance(item, Chunk) and item.read is not None
-                        if not has_begun and not is_reading:  # reading the prompt is not yet answering
-                            has_begun = True
-                            self.measures.began(granted - asked, self._engine.now() - asked)
-                        if isinstance(item, Chunk):
-                            record.tokens += item.tokens
-                        else:
-                            self.measures.spent(model.name, item.usage)
-                            record.restored += item.usage.restored
-                            self._usages[RequestId(request.id)] = _seen(item.usage)
-                    yield news
-            except WorkerFailed as failure:
-                revoked = self._engine.revocation(RequestId(request.id))
-                if revoked is not None and revoked.refusal is Refusal.UNLOADED:
-                    raise Unloaded(model.name) from failure
-                if failure.death is Death.UNUSABLE:  # the adapter: without the model there would be no lease
-                    raise ModelUnusable(model.name, failure.reason) from failure
-                raise WorkerCrashed(model.name, failure.reason) from failure
+
+        def count(news: News) -> None:
+            nonlocal has_begun
+            for item in news:
+                is_reading = isinstance(item, Chunk) and item.read is not None
+                if not has_begun and not is_reading:  # reading the prompt is not yet answering
+                    has_begun = True
+                    self.measures.began(granted - asked, self._engine.now() - asked)
+                if isinstance(item, Chunk):
+                    record.tokens += item.tokens
+                else:
+                    self.measures.spent(model.name, item.usage)
+                    record.restored += item.usage.restored
+                    self._usages[request] = _seen(item.usage)
+
+        return count
+
+    def _meaning(self, model: Model, request: RequestId, failure: WorkerFailed) -> SwapdError:
+        """What a worker's failure means to the caller."""
+        revoked = self._engine.revocation(request)
+        if revoked is not None and revoked.refusal is Refusal.UNLOADED:
+            return Unloaded(model.name)
+        if failure.death is Death.UNUSABLE:  # the adapter: without the model there would be no lease
+            return ModelUnusable(model.name, failure.reason)
+        return WorkerCrashed(model.name, failure.reason)
 
     def _was_loaded_for(self, resident: ResidentId, asked: Seconds) -> bool:
         loaded_at = self._engine.state.residents[resident].loaded_at

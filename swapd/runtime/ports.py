@@ -5,16 +5,29 @@ Nothing here decides; nothing here knows llama.cpp, NVML or HTTP.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from swapd.core.model import Device, DeviceId, Footprint, Placement, ResidentId, Tier, Variant, VariantId
 from swapd.core.state import Measurement
 from swapd.errors import WorkerFailed
-from swapd.generation import GenerationRequest, News
+from swapd.generation import Chunk, Ending, GenerationRequest, Say
 from swapd.questions import Question, Reply, VocabularyQuestion
 from swapd.served import Model
 from swapd.units import Bytes, Seconds
+
+
+class Telling(Protocol):
+    """An answer as it comes, an Ending last. Raises ContextLengthExceeded, InvalidRequest, WorkerFailed."""
+
+    async def wait_first(self) -> Chunk | Ending:
+        """What will be told first, when it is there."""
+
+    async def hear(self, say: Say) -> bool:
+        """Tells `say` what there is, and what comes in the moment in which it comes, until that can take no more or
+        all is told; what it raises is raised here. Whether there is more to hear.
+        """
 
 
 class Workers(Protocol):
@@ -36,11 +49,8 @@ class Workers(Protocol):
     async def stop(self, resident: ResidentId) -> None:
         """Terminate, kill after a grace, reap. Safe at any time and twice; returns when the process is gone."""
 
-    def generate(self, resident: ResidentId, request: GenerationRequest) -> AsyncGenerator[News, None]:
-        """The answer as it comes, an Ending last. Closing the iterator early frees the slot at the next token.
-
-        Raises ContextLengthExceeded, InvalidRequest, WorkerFailed.
-        """
+    def generate(self, resident: ResidentId, request: GenerationRequest) -> AbstractAsyncContextManager[Telling]:
+        """The answer; leaving it early frees the slot at the next token. Raises WorkerFailed."""
 
     async def ask(self, resident: ResidentId, question: Question) -> Reply:
         """Raises ContextLengthExceeded, InvalidRequest, WorkerFailed."""

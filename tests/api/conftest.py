@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeAlias, assert_never
@@ -18,7 +19,7 @@ from swapd.api.app import GuardSettings, make_app
 from swapd.core.model import HOST, Device, DeviceId, DeviceKind, Shape, Variant, VariantId
 from swapd.core.state import State
 from swapd.errors import InvalidRequest, ModelNotFound, ModelUnusable
-from swapd.generation import Chunk, Ending, GenerationRequest, News, StopReason, Usage
+from swapd.generation import Chunk, Ending, GenerationRequest, News, Say, StopReason, Usage
 from swapd.questions import (
     Describe,
     Described,
@@ -146,8 +147,32 @@ class ScriptedVectors(Vectors):
         return VectorAnswer(model, "100% GPU", 0.25, reply)
 
 
-def _together(item: Chunk | Ending | News) -> News:
-    return item if isinstance(item, tuple) else (item,)
+class ScriptedTelling:
+    """What a script says, which begins with an item or an exception."""
+
+    def __init__(self, script: Script) -> None:
+        self._script = deque(script)
+
+    async def wait_first(self) -> Chunk | Ending:
+        match self._script[0]:
+            case Exception() as error:
+                raise error
+            case (Chunk() | Ending() as item, *_) | (Chunk() | Ending() as item):
+                return item
+            case _:
+                raise AssertionError("nothing is waited for before the first item")
+
+    async def hear(self, say: Say) -> bool:
+        while self._script:
+            match self._script.popleft():
+                case Exception() as error:
+                    raise error
+                case asyncio.Event() as event:
+                    await event.wait()
+                case item:
+                    if not say(item if isinstance(item, tuple) else (item,)):
+                        break
+        return bool(self._script)
 
 
 class ScriptedGateway(Gateway):
@@ -195,26 +220,13 @@ class ScriptedGateway(Gateway):
         model = await self.find(ask.model)
         with self._opened():
             await self._hold_back(watch)
-            script = iter(self.scripts.pop(0) if self.scripts else self.script)
-            first = next(script)
-            if isinstance(first, Exception):
-                raise first
-            assert not isinstance(first, asyncio.Event)
-            async with contextlib.aclosing(self._rest(list(script))) as rest:
-                yield Answer(model, "100% GPU", 0.5, 0.25, _together(first), rest)
-
-    async def _rest(self, script: Script) -> AsyncGenerator[News]:
-        try:
-            for item in script:
-                if isinstance(item, Exception):
-                    raise item
-                if isinstance(item, asyncio.Event):
-                    await item.wait()
-                else:
-                    yield _together(item)
-        finally:
-            await asyncio.shield(asyncio.sleep(0))  # cleaning up takes its turn, as the real thing does
-            self.cleaned += 1
+            telling = ScriptedTelling(self.scripts.pop(0) if self.scripts else self.script)
+            first = await telling.wait_first()
+            try:
+                yield Answer(model, "100% GPU", 0.5, 0.25, first, telling)
+            finally:
+                await asyncio.shield(asyncio.sleep(0))  # cleaning up takes its turn, as the real thing does
+                self.cleaned += 1
 
     async def _hold_back(self, watch: Watch | None) -> None:
         for progress in self.tells if watch is not None else ():

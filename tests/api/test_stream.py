@@ -59,7 +59,7 @@ async def test_a_caller_that_stops_reading_and_goes_away_frees_its_slot(
     client: Client, gateway: ScriptedGateway
 ) -> None:
     """The write waits for the caller, and the answer, which has not ended, for the write: both end, in order."""
-    gateway.script = [Chunk("b", 1), Chunk("a" * 2**24, 1), asyncio.Event(), ENDING]
+    gateway.script = [Chunk("a" * 2**24, 1), asyncio.Event(), ENDING]
     reader, writer = await post_raw(client, CHAT, {**BODY, "stream": True})
     await reader.readuntil(b"aaa")
     writer.transport.abort()
@@ -207,6 +207,14 @@ def texts_of(data: bytes) -> list[str | None]:
     """Of each frame; None: it is not JSON."""
     frames = [frame.removeprefix(b"data: ") for frame in data.split(b"\n\n")[:-1]]
     return [None if frame == b"[DONE]" else json.loads(frame)["choices"][0]["text"] for frame in frames]
+
+
+async def test_who_reads_late_misses_nothing(client: Client, gateway: ScriptedGateway) -> None:
+    """Its connection is full: what comes meanwhile waits, and keeps its order."""
+    texts = ["a", "b" * 2**24, *(f"{number} " for number in range(100))]
+    gateway.script = [*(Chunk(text, 1) for text in texts), ENDING]
+    response = await client.post("/v1/completions", json={**BODY, "stream": True})
+    assert texts_of(await response.read()) == [*texts, "", None]
 
 
 async def test_what_one_of_several_answers_brings_does_not_wait_for_the_others(

@@ -22,7 +22,7 @@ async def ends() -> AsyncIterator[tuple[Link, socket.socket]]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         theirs = socket.create_connection(server.getsockname())
         ours, _ = server.accept()
-    link = Link(lambda message: None)
+    link = Link(lambda message: None, lambda: None)
     transport, _ = await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
     yield link, theirs
     theirs.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 from collections.abc import AsyncIterator, Iterable
@@ -12,8 +13,9 @@ import pytest
 
 from swapd.core.model import Placement, ResidentId, Shape, Variant, VariantId
 from swapd.demo import models
-from swapd.generation import Chunk, GenerationRequest, Sampling
+from swapd.generation import Chunk, GenerationRequest, News, Sampling
 from swapd.host.cores import Cores
+from swapd.pool.link import Stream
 from swapd.pool.pool import Pool
 from swapd.pool.threads import FAILED, PATIENCE, SUSTAINED, Allowance
 from swapd.units import MiB
@@ -129,16 +131,21 @@ class Writer:
         sampling = Sampling(temperature=0, seed=1)
         request = GenerationRequest(f"{resident}", prompt="Once", sampling=sampling, ignore_eos=True)
         self._pool, self._resident = pool, resident
-        self._news = pool.generate(resident, request)
+        self._answer, self._stack = pool.generate(resident, request), contextlib.AsyncExitStack()
+        self._stream: Stream | None = None
 
     async def write(self, tokens: int) -> None:
-        while tokens > 0:
-            for item in await anext(self._news):
-                assert isinstance(item, Chunk)
-                tokens -= item.tokens
+        def take(news: News) -> bool:
+            nonlocal tokens
+            tokens -= sum(item.tokens for item in news if isinstance(item, Chunk))
+            return tokens > 0
+
+        if self._stream is None:
+            self._stream = await self._stack.enter_async_context(self._answer)
+        assert await self._stream.hear(take)
 
     async def close(self) -> None:
-        await self._news.aclose()
+        await self._stack.aclose()
 
     def turns(self) -> dict[str, int]:
         """How often each thread of its worker has got a core so far."""

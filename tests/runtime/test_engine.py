@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 import pytest
@@ -24,10 +25,11 @@ from swapd.core.model import (
 )
 from swapd.core.state import Measurement
 from swapd.errors import WorkerFailed
-from swapd.generation import GenerationRequest, News
+from swapd.generation import GenerationRequest
 from swapd.questions import Question, Reply
 from swapd.runtime.engine import SIZER, Engine, Refused
 from swapd.runtime.journal import Journal
+from swapd.runtime.ports import Telling
 from swapd.units import Bytes, GiB, MiB, Seconds
 from tests.core.builders import CARD, sized, variant
 
@@ -64,9 +66,8 @@ class Ports:
     async def stop(self, resident: ResidentId) -> None:
         pass
 
-    async def generate(self, resident: ResidentId, request: GenerationRequest) -> AsyncGenerator[News, None]:
+    def generate(self, resident: ResidentId, request: GenerationRequest) -> AbstractAsyncContextManager[Telling]:
         raise AssertionError("nobody asks")
-        yield
 
     async def ask(self, resident: ResidentId, question: Question) -> Reply:
         raise AssertionError("nobody asks")
