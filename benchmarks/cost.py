@@ -72,9 +72,9 @@ def _figures(seen: list[float]) -> str:
 
 async def _idle(daemon: psutil.Process) -> float:
     """Seconds of CPU in a second without requests."""
-    began = others.used(daemon)
+    began = others.used_exactly(daemon.pid)
     await asyncio.sleep(IDLE)
-    return (others.used(daemon) - began) / IDLE
+    return (others.used_exactly(daemon.pid) - began) / IDLE
 
 
 async def _spent(
@@ -88,9 +88,9 @@ async def _spent(
     tokens: int,
 ) -> float:
     """Seconds of CPU for all these answers, less what would have been used without them."""
-    before, began = others.used(daemon), time.perf_counter()
+    before, began = others.used_exactly(daemon.pid), time.perf_counter()
     await _answers(client, url, label, width=width, requests=requests, tokens=tokens)
-    return others.used(daemon) - before - idle * (time.perf_counter() - began)
+    return others.used_exactly(daemon.pid) - before - idle * (time.perf_counter() - began)
 
 
 async def _answers(

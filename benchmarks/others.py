@@ -48,6 +48,11 @@ def _ours() -> float:
     return sum(map(used, (this, *this.children(recursive=True))))
 
 
+def used_exactly(pid: int) -> float:
+    """The same of a living process, to the nanosecond: `used` counts in hundredths of a second."""
+    return time.clock_gettime((~pid << 3) | 2)  # its CPU clock, numbered as clock_getcpuclockid(3) does on Linux
+
+
 def used(process: psutil.Process) -> float:
     """Seconds of CPU so far; 0 when it is gone."""
     try:

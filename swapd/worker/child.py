@@ -94,14 +94,6 @@ class Channel:
         except OSError:
             leave()
 
-    def _hold(self, messages: tuple[FromWorker, ...]) -> None:
-        """Pieces that follow each other become one message."""
-        match self._held[-1:] + messages[:1]:
-            case (Pieces(first), Pieces(more)):
-                self._held = (*self._held[:-1], Pieces(first + more), *messages[1:])
-            case _:
-                self._held += messages
-
     def send_soon(self, *messages: FromWorker, within: Seconds) -> None:
         """With what comes next, if that is `within` so long and nothing waits for longer than `HOLD` then; else now.
 
@@ -136,6 +128,14 @@ class Channel:
         others: list[ToWorker] = [message for message in self._heard if not isinstance(message, Ping)]
         self.send(*[Pong()] * (len(self._heard) - len(others)))
         self._heard = others
+
+    def _hold(self, messages: tuple[FromWorker, ...]) -> None:
+        """Pieces that follow each other become one message."""
+        match self._held[-1:] + messages[:1]:
+            case (Pieces(first), Pieces(more)):
+                self._held = (*self._held[:-1], Pieces(first + more), *messages[1:])
+            case _:
+                self._held += messages
 
 
 def main(connection: socket.socket) -> NoReturn:
