@@ -38,6 +38,8 @@ _FADE: Final = 0.001
 """By so much a plain step lowers what larger batches are taken to cost: one that others slowed is tried again."""
 _WORTH: Final = 1.1
 """So many times the plain rate proposals must promise: what they cost besides is not measured."""
+_AGAIN: Final = 12
+"""After so many steps with proposals one is plain: all is compared with these, and the first after a load are slow."""
 _SURPRISE: Final = 2.0
 """One measurement that is further off counts as so many times what was expected: others may have had the cores."""
 
@@ -122,7 +124,7 @@ class Costs:
         off = min(max(seconds / max(expected, 1e-9), 1 / _SURPRISE), _SURPRISE)
         least = min(known)
         if rows == least:  # the machine is faster or slower than it was: so it is for all sizes
-            change = 1 + _BLEND * (off - 1)
+            change = min(off, 1 + _BLEND * (off - 1))  # no step is faster by chance
             self._seconds = {size: each * change * (1 - _FADE * (size > least)) for size, each in known.items()}
         else:
             blend = _BLEND if rows in known else 1.0
@@ -181,9 +183,14 @@ class Drafter:
 
     def __init__(self, source: Source | None = None) -> None:
         self._source, self._costs = source, Costs()
+        self._proposed = 0
+        """Steps in a row."""
 
     def propose(self, answers: Sequence[Hopeful]) -> list[Draft]:
         """For each answer."""
+        if self._proposed >= _AGAIN:
+            self._proposed = 0
+            return [Draft()] * len(answers)
         most = ROWS // max(1, len(answers))
         found = [self._look_up(answer, min(most, answer.room)) for answer in answers]
         asked = [index for index, tokens in enumerate(found) if not tokens and answers[index].room > 0]
@@ -197,6 +204,7 @@ class Drafter:
         for answer, draft in zip(answers, drafts, strict=True):
             if not draft.tokens:
                 answer.gauge.rest()
+        self._proposed = self._proposed + 1 if any(draft.tokens for draft in drafts) else 0
         return drafts
 
     def measured(self, rows: int, seconds: Seconds) -> None:

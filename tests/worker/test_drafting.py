@@ -81,6 +81,17 @@ def test_a_text_that_begins_to_repeat_itself_is_noticed_where_nothing_is_propose
     assert drafter.propose([answer]) == [Draft([])]
 
 
+def test_a_plain_step_that_was_slow_is_measured_again_amid_proposals() -> None:
+    drafter, plain = Drafter(), 0
+    drafter.measured(1, 8.0)
+    answer = hopeful(ROUND_TOKENS)
+    for _ in range(120):
+        rows = 1 + len(drafter.propose([answer])[0].tokens)
+        plain += rows == 1
+        drafter.measured(rows, float(rows))
+    assert plain > 60
+
+
 def test_what_comes_after_some_that_were_right_is_trusted_apart() -> None:
     gauge = Gauge()
     for _ in range(60):
