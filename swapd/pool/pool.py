@@ -46,7 +46,7 @@ class Pool:
         `prompts`: where conversations are kept whose model leaves; None: nowhere.
         """
         self._prompts = prompts
-        self._dealer = Dealer(threads, cores, lambda: self.pids().values())
+        self._dealer = Dealer(threads, cores, lambda: self.pids().values(), self._is_starting_one)
         self._workers: dict[ResidentId, Worker] = {}
         self._loaded: set[ResidentId] = set()
         self._starting: dict[ResidentId, bool] = {}
@@ -219,6 +219,9 @@ class Pool:
         return self._cards if self._build is not None else None
 
     # --- inside
+
+    def _is_starting_one(self) -> bool:
+        return any(not worker.started.done() for worker in (*self._workers.values(), *filter(None, [self._spare])))
 
     def _want_spare(self, newcomer: Worker | None = None) -> None:
         """Soon: the imports take a core, which the newcomer needs for its first prompt."""

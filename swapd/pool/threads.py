@@ -35,6 +35,9 @@ CLOSER: Final[Seconds] = 0.12
 LOOK_EVERY: Final[Seconds] = 0.25
 PAUSE: Final[Seconds] = 0.02
 """Between two answers: no longer, and they are watched as one."""
+STARTING: Final[Seconds] = 1.5
+"""So long what a starting process of ours takes is no reason to use fewer threads: it is soon over, and with other
+threads the long context of an answer is rounded otherwise."""
 REMEMBER: Final[Seconds] = 10.0
 """So long after an answer the next one begins with the threads that it ended with."""
 
@@ -94,9 +97,14 @@ class Allowance:
 class Dealer:
     """Deals them out while anybody computes, and looks at the cores for as long."""
 
-    def __init__(self, most: int, cores: Cores, workers: Callable[[], Iterable[int]]) -> None:
-        """`most`: threads of all workers together; `workers`: the processes that are ours."""
-        self._cores, self._workers = cores, workers
+    def __init__(
+        self, most: int, cores: Cores, workers: Callable[[], Iterable[int]], is_starting: Callable[[], bool]
+    ) -> None:
+        """`most`: threads of all workers together; `workers`: the processes that are ours; `is_starting`: whether one
+        of ours is being started.
+        """
+        self._cores, self._workers, self._is_starting = cores, workers, is_starting
+        self._starting_since: Seconds | None = None
         self._allowance = Allowance.whole(most)
         self._answering: Counter[Computing] = Counter()
         self._share = most
@@ -160,6 +168,9 @@ class Dealer:
         if not self._answering.total():
             return
         free, waited = self._cores(self._workers())
+        if self._is_excused():
+            self._timer = self._loop.call_later(CLOSER, self._look)
+            return
         before = self._allowance
         allowance = self._allowance = before.after(free, waited, self._share > 1 and not self._is_shrinking)
         self._is_shrinking = False
@@ -167,3 +178,11 @@ class Dealer:
             self._deal()
         is_close = allowance.doubts or allowance.threads < allowance.most
         self._timer = self._loop.call_later(CLOSER if is_close else LOOK_EVERY, self._look)
+
+    def _is_excused(self) -> bool:
+        if not self._is_starting():
+            self._starting_since = None
+            return False
+        now = self._loop.time()
+        self._starting_since = now if self._starting_since is None else self._starting_since
+        return now - self._starting_since < STARTING

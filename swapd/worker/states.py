@@ -115,7 +115,10 @@ class Keeper:
             if not self._restore(slot, found[0]):  # which is left out from now on
                 return self.seat(free, prompt, adapter, caches)
             reuse = restored = self._reusable(slot, prompt, adapter)
+        goes_on = reuse == len(slot.held)
         cached = self._cut(slot, reuse)
+        if goes_on and cached >= whole(slot.stretches, len(prompt) - TAIL):
+            self._mark(slot, cached)  # nothing but the prompt's end comes after it
         self._requests += 1
         slot.used, slot.adapter = self._requests, adapter
         return Seat(slot, cached, min(restored, cached))
@@ -127,12 +130,8 @@ class Keeper:
 
     def evaluated(self, slot: Sequence, prompt: Tokens, stretches: Listed[Stretch] = ()) -> None:
         """A part of the prompt, not its end, has been evaluated."""
-        at, old = whole(stretches, prompt - TAIL), slot.checkpoint
-        if len(slot.held) == at and self._is_ahead(slot, at):
-            slot.checkpoint = None
-            copy = self._context.partial(slot.sequence, None if old is None or old.is_shared else old.copy)
-            if copy is not None:
-                slot.checkpoint = Checkpoint(at, copy)
+        if len(slot.held) == whole(stretches, prompt - TAIL):
+            self._mark(slot, len(slot.held))
 
     def shareable(self, source: Sequence, prompt: list[int]) -> Tokens:
         """How many tokens of the prompt another slot could take over from what this one holds now."""
@@ -179,6 +178,14 @@ class Keeper:
     def _is_ahead(self, slot: Sequence, at: Tokens) -> bool:
         """Whether a checkpoint there is worth its copy."""
         return not self._can_cut and at - (slot.checkpoint.at if slot.checkpoint else 0) >= WORTH_COPYING
+
+    def _mark(self, slot: Sequence, at: Tokens) -> None:
+        """Copy what cannot be cut back as it is now, if that is worth it."""
+        if self._is_ahead(slot, at):
+            old, slot.checkpoint = slot.checkpoint, None
+            copy = self._context.partial(slot.sequence, None if old is None or old.is_shared else old.copy)
+            if copy is not None:
+                slot.checkpoint = Checkpoint(at, copy)
 
     def _reusable(self, slot: Sequence, prompt: list[int], adapter: str) -> Tokens:
         """How many tokens of the prompt need not be evaluated in this slot; never its last one."""

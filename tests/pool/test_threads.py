@@ -17,7 +17,7 @@ from swapd.generation import Chunk, GenerationRequest, News, Sampling
 from swapd.host.cores import Cores
 from swapd.pool.link import Stream
 from swapd.pool.pool import Pool
-from swapd.pool.threads import FAILED, PATIENCE, SUSTAINED, Allowance
+from swapd.pool.threads import FAILED, PATIENCE, SUSTAINED, Allowance, Dealer
 from swapd.units import MiB
 
 Seen = tuple[float, float | None]
@@ -173,3 +173,27 @@ async def test_workers_beside_each_other_share_the_threads(pool: Pool, smollm: P
     assert await second.threads_of(24, [first]) == 1
     await first.close()
     await second.close()
+
+
+async def test_a_start_of_our_own_costs_an_answer_no_threads_and_another_program_does() -> None:
+    looks: asyncio.Queue[None] = asyncio.Queue()
+    told: asyncio.Queue[int] = asyncio.Queue()
+    is_starting = True
+
+    def busy(workers: Iterable[int]) -> tuple[float, float | None]:
+        looks.put_nowait(None)
+        return 1.0, 1.0
+
+    class Told:
+        def use_threads(self, threads: int) -> None:
+            told.put_nowait(threads)
+
+    dealer = Dealer(2, busy, lambda: (), lambda: is_starting)
+    with dealer.computing(Told()):
+        assert await told.get() == 2
+        for _ in range(2 + SUSTAINED):
+            await looks.get()
+        assert dealer.threads == 2
+        is_starting = False
+        assert await told.get() == 1
+    dealer.close()

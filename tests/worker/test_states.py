@@ -140,6 +140,15 @@ def test_a_long_answer_does_not_push_the_prompt_out_of_the_window(desk: Desk, ge
     assert restored.text == short.text
 
 
+def test_what_adds_a_word_can_be_gone_back_to_as_well(desk: Desk, gemma: Path) -> None:
+    """Its end comes so soon after what is held that no part of it is evaluated before the end."""
+    worker = desk.worker(gemma)
+    longer = LONG + one(worker, LONG, max_tokens=40).text + " Then"
+    assert evaluated(one(worker, longer, "b", max_tokens=24)) <= 4
+    desk.leave(worker)
+    assert evaluated(one(desk.worker(gemma), longer, "c", max_tokens=2)) <= 4
+
+
 @MODELS
 def test_a_conversation_displaced_from_its_slot_comes_back_to_it(desk: Desk, path: Path) -> None:
     worker = desk.worker(path)
