@@ -105,7 +105,7 @@ def bound(trace: Trace, *, reads_ahead: bool = False) -> tuple[Seconds, bool]:
     try:
         if reads_ahead:
             models = tuple(replace(model, cold_load_s=model.load_s) for model in trace.models)
-            return optimum.exact(replace(trace, models=models), UNLOAD).delay, False
+            return optimum.exact(replace(trace, models=models), UNLOAD).delay, models == trace.models
         return optimum.exact(trace, UNLOAD).delay, True
     except ValueError:  # too large, or not of the simple kind
         return optimum.lower_bound(trace, UNLOAD), False
