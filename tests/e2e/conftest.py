@@ -119,14 +119,18 @@ class Daemon:
         return {model["name"] for model in self.status()["models"] if model["state"] in ("ready", "busy")}
 
     def wait_status(self, condition: Callable[[Any], bool], timeout: float = 30) -> Any:
-        """The first status for which the condition holds; asked again whenever the daemon has answered."""
+        """The first status for which the condition holds."""
+        return self.wait(self.status, condition, timeout)
+
+    def wait(self, ask: Callable[[], Any], condition: Callable[[Any], bool], timeout: float = 30) -> Any:
+        """The first answer for which the condition holds; asked again whenever the daemon has answered."""
         deadline = threading.Event()
         timer = threading.Timer(timeout, deadline.set)
         timer.start()
         try:
-            while not condition(status := self.status()):
-                assert not deadline.is_set(), f"never so: {json.dumps(status, indent=1)}\n{''.join(self.log[-20:])}"
-            return status
+            while not condition(found := ask()):
+                assert not deadline.is_set(), f"never so: {json.dumps(found, indent=1)}\n{''.join(self.log[-20:])}"
+            return found
         finally:
             timer.cancel()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -105,11 +104,7 @@ def test_a_model_with_an_entry_is_read_into_the_page_cache_before_anybody_asks(s
         pytest.skip("the kernel does not tell, or does not forget")
     daemon = start('[memory]\nhost_reserve = "256MiB"\n', common=COMMON + entry)
 
-    deadline = time.monotonic() + 60
-    while cached(daemon)["tier"] != "warm":
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
+    daemon.wait(lambda: cached(daemon), lambda own: bool(own["tier"] == "warm"), timeout=60)
     assert daemon.status()["models"] == []
     assert daemon.chat("own", max_tokens=2)[0] == 200
     assert daemon.status()["models"][0]["loaded_from"] == "warm"
