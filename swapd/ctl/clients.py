@@ -10,7 +10,7 @@ import json
 import shlex
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 NO_KEY: Final = "none"
 """Many programs insist on some key; the daemon reads it only where it has keys of its own."""
@@ -31,8 +31,8 @@ class Recipe(NamedTuple):
     place: str
     """Where the text belongs."""
     text: Callable[[Target], str]
-    is_tried: bool = False
-    """The project's tests give the text to the program itself; others were written by the program's documentation."""
+    tried: Literal["tests", "hand", "no"]
+    """With the program itself: by the project's tests, or by hand; "no": written by its documentation and source."""
 
 
 def _quoted(text: str) -> str:
@@ -149,14 +149,14 @@ let g:llama_config = {{
 
 RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
     {
-        "aider": Recipe("yaml", "~/.aider.conf.yml, or .aider.conf.yml in a repository", _aider, True),
-        "claude-code": Recipe("sh", "the shell that starts `claude`, or its profile", _claude_code, True),
-        "codex": Recipe("toml", "~/.codex/config.toml", _codex, True),
-        "continue": Recipe("yaml", "~/.continue/config.yaml", _continue, True),
-        "llama.vim": Recipe("vim", "~/.vimrc, before the plugin loads; for a model that fills in", _llama_vim),
-        "ollama-python": Recipe("python", "a program, after `pip install ollama`", _ollama_python, True),
-        "open-webui": Recipe("sh", "a shell on this machine; then open http://127.0.0.1:3000", _open_webui),
-        "openai-python": Recipe("python", "a program, after `pip install openai`", _openai_python, True),
-        "zed": Recipe("json", "~/.config/zed/settings.json; Zed asks for a key once", _zed),
+        "aider": Recipe("yaml", "~/.aider.conf.yml, or .aider.conf.yml in a repository", _aider, "tests"),
+        "claude-code": Recipe("sh", "the shell that starts `claude`, or its profile", _claude_code, "tests"),
+        "codex": Recipe("toml", "~/.codex/config.toml", _codex, "tests"),
+        "continue": Recipe("yaml", "~/.continue/config.yaml", _continue, "tests"),
+        "llama.vim": Recipe("vim", "~/.vimrc, before the plugin loads; for a model that fills in", _llama_vim, "hand"),
+        "ollama-python": Recipe("python", "a program, after `pip install ollama`", _ollama_python, "tests"),
+        "open-webui": Recipe("sh", "a shell on this machine; then open http://127.0.0.1:3000", _open_webui, "hand"),
+        "openai-python": Recipe("python", "a program, after `pip install openai`", _openai_python, "tests"),
+        "zed": Recipe("json", "~/.config/zed/settings.json; its key: in SWAPD_API_KEY, or asked for", _zed, "no"),
     }
 )

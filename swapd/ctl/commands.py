@@ -203,12 +203,12 @@ def clients(client: Client, arguments: Namespace) -> None:
         "client": arguments.name,
         "form": recipe.form,
         "place": recipe.place,
-        "tried": recipe.is_tried,
+        "tried": recipe.tried,
         "text": recipe.text(target),
     }
     _tell(arguments, document, lambda: str(document["text"]).rstrip("\n"))
     if not arguments.json:
-        doubt = "" if recipe.is_tried else f"; written by {arguments.name}'s documentation, not tried with it"
+        doubt = f"; written by {arguments.name}'s documentation, not tried with it" if recipe.tried == "no" else ""
         print(f"\n(for {recipe.place}{doubt})", file=sys.stderr)
 
 

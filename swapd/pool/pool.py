@@ -28,6 +28,8 @@ ANSWER: Final[Seconds] = 1.0
 """So long a spare may take to tell what is free on them."""
 FIRST: Final[Seconds] = 1.0
 """So long the next spare waits for the newcomer's first token, if it is asked for one."""
+AGAIN: Final[Seconds] = 60.0
+"""A spare that cannot start is tried again after a second, each time after twice as long, at most after this."""
 PING_EVERY: Final[Seconds] = 20.0
 SAVE: Final[Seconds] = 1.0
 """So long a worker that leaves may save its conversations: others wait for its memory."""
@@ -54,6 +56,9 @@ class Pool:
         self._spare: Worker | None = None
         self._sparing: asyncio.Task[None] | None = None
         """Ends when the spare is there, its imports done."""
+        self._pause: Seconds = 0.0
+        """Since the last spare that could not start until the next is tried; 0: the last one could."""
+        self._again_at: Seconds = 0.0
         self._build: str | None = None
         self._cards: tuple[wire.Card, ...] = ()
         self._loop = asyncio.get_running_loop()
@@ -206,7 +211,8 @@ class Pool:
             return None
 
     async def _ask_cards(self) -> tuple[wire.Card, ...] | None:
-        if self._spare is not None and self._spare.ended.done() and not self._is_closing:
+        is_due = self._loop.time() >= self._again_at
+        if self._spare is not None and self._spare.ended.done() and is_due and not self._is_closing:
             self._want_spare()
         if self._sparing is not None:
             await asyncio.wait([self._sparing], timeout=START)
@@ -259,9 +265,12 @@ class Pool:
             self._spare = spare = await self._spawn()
             started = await spare.started
         except (OSError, WorkerFailed) as error:
+            self._pause = min(AGAIN, 2 * self._pause or 1.0)
+            self._again_at = self._loop.time() + self._pause
             if not self._is_closing:
                 log.warning("no spare worker", reason=str(error))
         else:
+            self._pause = 0.0
             self._build, self._cards = started.build, started.cards
 
     async def _take_spare(self) -> Worker:

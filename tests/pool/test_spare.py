@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from structlog.testing import capture_logs
 
 from swapd.core.model import Placement, ResidentId, Shape, Variant, VariantId
 from swapd.generation import Chunk, GenerationRequest
@@ -69,3 +70,13 @@ async def test_loads_that_follow_each_other_leave_one_spare(pool: Pool, tmp_path
     assert spare is not None
     children = psutil.Process().children()
     assert [child.pid for child in children if "swapd.worker" in child.cmdline()] == [spare.pid]
+
+
+async def test_a_spare_that_cannot_start_is_not_tried_again_at_every_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONHASHSEED", "no number")  # of which Python dies
+    with capture_logs() as logs:
+        async with Pool(1, Cores()) as pool:
+            assert await pool.wait_build() is None
+            for _ in range(20):
+                assert await asyncio.to_thread(pool.devices) is None
+    assert [line["event"] for line in logs].count("no spare worker") < 10
