@@ -127,6 +127,34 @@ class Sampling:
 _said: Final = attrgetter(*(field.name for field in fields(Sampling)))
 """Its values, in the order in which they are made into one."""
 
+NEUTRAL: Final = Sampling(
+    temperature=1.0,
+    top_k=0,
+    top_p=1.0,
+    min_p=0.0,
+    repeat_penalty=1.0,
+    repeat_last_n=64,
+    presence_penalty=0.0,
+    frequency_penalty=0.0,
+    seed=-1,
+    typical_p=1.0,
+    top_n_sigma=-1.0,
+    min_keep=0,
+    xtc_probability=0.0,
+    xtc_threshold=0.1,
+    dynatemp_range=0.0,
+    dynatemp_exponent=1.0,
+    mirostat=0,
+    mirostat_tau=5.0,
+    mirostat_eta=0.1,
+    dry_multiplier=0.0,
+    dry_base=1.75,
+    dry_allowed_length=2,
+    dry_penalty_last_n=64,
+    dry_sequence_breakers=("\n", ":", '"', "*"),
+)
+"""What None means in the end: nothing is filtered or penalised, the seed is drawn; strengths are llama-server's."""
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:

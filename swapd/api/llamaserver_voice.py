@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict
 from typing import Any, Final
 
 from swapd.api.answers import Whole
@@ -17,6 +17,7 @@ from swapd.api.llamaserver_bodies import Generated
 from swapd.api.openai import DEFAULTS
 from swapd.api.stream import SSE, Framing
 from swapd.generation import (
+    NEUTRAL,
     SAMPLERS,
     Chunk,
     Ending,
@@ -29,24 +30,6 @@ from swapd.generation import (
 from swapd.runtime.asking import Answer
 from swapd.units import Tokens
 
-_SILENT: Final = Sampling(
-    typical_p=1.0,
-    top_n_sigma=-1.0,
-    min_keep=0,
-    xtc_probability=0.0,
-    xtc_threshold=0.1,
-    dynatemp_range=0.0,
-    dynatemp_exponent=1.0,
-    mirostat=0,
-    mirostat_tau=5.0,
-    mirostat_eta=0.1,
-    dry_multiplier=0.0,
-    dry_base=1.75,
-    dry_allowed_length=2,
-    dry_penalty_last_n=64,
-    dry_sequence_breakers=("\n", ":", '"', "*"),
-)
-"""What requests get that say nothing of it: told, because llama-server tells all of its values."""
 _CONSTANT: Final[Mapping[str, object]] = {
     "n_discard": 0,
     "grammar_lazy": False,
@@ -187,10 +170,8 @@ def settings_document(
     `ends`: the tokens that are banned besides.
     """
     banned = [(token, -math.inf) for token in ends]
-    use = sampling.over(_SILENT)
-    told = {field.name: getattr(use, field.name) for field in fields(use)}
     return {
-        **{name: value for name, value in told.items() if value is not None},
+        **asdict(sampling.over(NEUTRAL)),
         "seed": -1 if sampling.seed is None else sampling.seed,
         "n_predict": -1 if request.max_tokens is None else request.max_tokens,
         "max_tokens": -1 if request.max_tokens is None else request.max_tokens,
