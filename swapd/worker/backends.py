@@ -57,6 +57,11 @@ _device_get = bind("libggml.so.0", "ggml_backend_dev_get", ctypes.c_void_p, ctyp
 _load_all = bind("libggml.so.0", "ggml_backend_load_all", None)
 _device_type = bind("libggml-base.so.0", "ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
 _device_name = bind("libggml-base.so.0", "ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
+_device_buffers = bind("libggml-base.so.0", "ggml_backend_dev_buffer_type", ctypes.c_void_p, ctypes.c_void_p)
+_allocate = bind(
+    "libggml-base.so.0", "ggml_backend_buft_alloc_buffer", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t
+)
+_release = bind("libggml-base.so.0", "ggml_backend_buffer_free", None, ctypes.c_void_p)
 _device_props = bind("libggml-base.so.0", "ggml_backend_dev_get_props", None, ctypes.c_void_p, ctypes.POINTER(_Props))
 
 
@@ -119,6 +124,12 @@ def free(device: int) -> Bytes:
     props = _Props()
     _device_props(device, ctypes.byref(props))
     return int(props.memory_free)
+
+
+def touch(device: int) -> None:
+    """Take a little of one of `devices` and give it back: from now on this process has its context there, if it can."""
+    if buffer := _allocate(_device_buffers(device), 1):
+        _release(buffer)
 
 
 def _device(wanted: str, by_name: dict[str, int]) -> int:

@@ -52,6 +52,8 @@ def _size(order: Size, log: backends.Log) -> Sized:
     log.compute.clear()
     model = Model(order, lambda fraction: None, log)
     try:
+        for device in model.devices:
+            backends.touch(device)  # who asked then sees what a process takes there besides
         context = model.context(order, log)
         try:
             found = breakdown.rows(context.pointer)

@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
+from swapd.units import MiB
 from swapd.worker.backends import explain, pci_id
+from tests.softgpu.fixtures import MakeSoftGPU
+
+TOUCH = """
+import sys
+from swapd.worker import backends
+backends.load()
+for card in ("50f7:01:00.0", "50f7:02:00.0"):
+    backends.touch(*backends.devices([card]))
+print("done", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_card_that_is_touched_has_this_process_context_if_there_is_room_for_it(soft_gpu: MakeSoftGPU) -> None:
+    gpu = soft_gpu("64MiB", "8MiB", context="16MiB")
+    command, pipe = [sys.executable, "-c", TOUCH], subprocess.PIPE
+    with subprocess.Popen(command, env={**os.environ, **gpu.env}, stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"done\n"
+        assert gpu.holders(0) == {process.pid: 16 * MiB}
+        assert gpu.holders(1) == {}
 
 
 @pytest.mark.parametrize("address", ["0000:c1:00.0", "00000000:C1:00.0", "c1:00.0", "0000:C1:00.0"])
