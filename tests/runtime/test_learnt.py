@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from swapd.core.model import HOST, Device, DeviceId, DeviceKind, Footprint, Plac
 from swapd.core.state import Measurement
 from swapd.runtime.learnt import MOST, Learnt, key
 from swapd.units import GiB, MiB
+from tests.until import until
 
 A, B = VariantId("a-0123"), VariantId("b-4567")
 BUILD = "b1234 (0c1e570)"
@@ -30,12 +30,6 @@ TOOK = Footprint.of({CARD: 250 * MiB, HOST: 70 * MiB})
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "state" / "swapd" / "learnt.json"
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 def lessons(path: Path, build: str = BUILD) -> dict[Any, Footprint]:

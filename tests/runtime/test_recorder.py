@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from swapd.runtime.recorder import NAME, OLDER, Recorder
 from swapd.trace import Reading, Trace, parse
 from swapd.units import FOREVER, GiB
 from tests.core.builders import Desk, variant
+from tests.until import until
 
 A, B = variant("a", 4 * GiB, slots=2), variant("b", 7 * GiB)
 USAGE = Usage(prompt=90, cached=10, output=50, prefill_s=0.1, decode_s=2.0)
@@ -62,12 +62,6 @@ def read(folder: Path) -> Trace:
         if path.exists():
             reading.feed(path.read_text().splitlines())
     return reading.trace()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def test_a_day_is_noted_as_it_was(tmp_path: Path) -> None:
