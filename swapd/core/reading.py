@@ -1,8 +1,9 @@
 """Whose file to have in the page cache before it is loaded. Pure questions, asked by `ahead`.
 
 One file at a time, into memory that is free beyond the reserve, never beside a load, which needs the disk: first that
-of whoever waits for room; where nobody waits, that of the likely next; then those of whoever was asked for lately or
-is named in the configuration, as many as there is room for beside each other, so that none pushes out another.
+of whoever is to have room, then of those who wait for others to finish; where nobody waits, that of the likely next;
+then those of whoever was asked for lately or is named in the configuration, as many as there is room for beside each
+other, so that none pushes out another.
 """
 
 from __future__ import annotations
@@ -41,12 +42,25 @@ def worth_reading(state: State) -> tuple[Variant, Bytes, str] | None:
     if promised is not None:
         size = _unread(state, promised.variant, free)
         return (promised.variant, size, "it is loaded as soon as there is room") if size else None
-    if not state.policy.prefetch or state.waiting:
+    if not state.policy.prefetch:
         return None
+    if state.waiting:
+        return _waiting(state, free)
     if all(share >= WARM for share in state.cached.values()):
         return None
     room = min(limit, free, state.room()[HOST])  # the memory is left alone that was promised
     return _guessed(state, room) or _usual(state, room)
+
+
+def _waiting(state: State, most: Bytes) -> tuple[Variant, Bytes, str] | None:
+    """Of those who wait for the ones at work, whoever waits longest; not before it is seen that they have to."""
+    if state.reading is None and not state.is_fresh():
+        return None
+    for group in sorted(state.waiting.values(), key=lambda group: (group.since, group.variant.id)):
+        size = _unread(state, group.variant, most) if _may_be_read(state, group.variant) else 0
+        if size:
+            return group.variant, size, "it is loaded as soon as those at work are done"
+    return None
 
 
 def _guessed(state: State, most: Bytes) -> tuple[Variant, Bytes, str] | None:

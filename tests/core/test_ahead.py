@@ -364,6 +364,24 @@ def test_the_file_that_is_loaded_next_is_read_while_the_one_in_its_way_leaves() 
     assert orders.index(StopWarming()) > [isinstance(order, StartWorker) for order in orders].index(True)
 
 
+def test_while_those_at_work_are_waited_for_the_file_of_whoever_waits_longest_is_read() -> None:
+    desk = Desk(prefetch=True)
+    desk.serve(LARGE, "1")
+    see(desk, B, 0.0)
+    see(desk, C, 0.0)
+    assert warmed(desk.wants(C, "2") + desk.measured()) == [("c", 4 * GiB)]
+    desk.later(1.0)
+    assert warmed(desk.wants(B, "3") + desk.measured()) == []
+    assert warmed(desk.tell(FileWarmed(desk.at, C.id, 1.0)) + desk.watch()) == [("b", 4 * GiB)]
+
+
+def test_nothing_is_read_meanwhile_where_the_owner_does_not_want_it() -> None:
+    desk = Desk(prefetch=False)
+    desk.serve(LARGE, "1")
+    see(desk, C, 0.0)
+    assert warmed(desk.wants(C, "2") + desk.measured()) == []
+
+
 def test_a_file_that_is_there_is_not_read() -> None:
     desk = Desk()
     desk.serve(LARGE, "1")

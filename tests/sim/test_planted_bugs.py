@@ -219,7 +219,8 @@ def guesses_while_others_leave(patch: pytest.MonkeyPatch) -> None:
 
     def whoever_leaves(state: State) -> Habit | None:
         staying = {r.id: r for r in state.residents.values() if r.phase is Phase.READY}
-        return may_be_loaded(replace(state, residents=staying))
+        leases = {request: resident for request, resident in state.leases.items() if resident in staying}
+        return may_be_loaded(replace(state, residents=staying, leases=leases))
 
     patch.setattr(foresee, "may_be_loaded", whoever_leaves)
 

@@ -1,16 +1,18 @@
 """What no schedule avoids, whatever it knows of the day: how long somebody waits, how often somebody has to leave.
 
 Used by the lab's table, so that what nobody can reach is proved and not asserted. Both are lower bounds for schedules
-that load models whole, load nobody for nobody, and interrupt no call, as in `optimum`; the true least is above them.
-Calls whose client has a patience are left out: without them there is only less to do.
+that load models whole, interrupt no call, load nobody for nobody, as in `optimum`, and have nobody leave before
+somebody waits for the room; the true least is above them. Calls whose client has a patience are left out: without them
+there is only less to do.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Final, TypeAlias
 
 from swapd.sim.lab.card import reading_s
 from swapd.sim.lab.optimum import UNLOAD, alone_s
@@ -19,8 +21,6 @@ from swapd.units import Bytes, Seconds
 
 _WINDOW: Final = 6
 """Calls that are looked at together."""
-_SPREAD: Final = 0.3
-"""A window of `swaps` takes in calls that come later than its first by at most so much of the wait."""
 
 
 # --- waiting
@@ -101,40 +101,65 @@ def _least_longest(window: Sequence[_Patient], card: Bytes, unload_s: Seconds, e
 # --- swaps
 
 
-@dataclass(slots=True)
-class _Span:
-    """From the first of some calls until the last of them must have been served: each of `models` is there in it."""
-
-    start: Seconds
-    end: Seconds
-    models: set[str] = field(default_factory=set)
+_There: TypeAlias = tuple[frozenset[str], tuple[tuple[str, Seconds], ...]]
+"""A set of models, and of others which of them are waited for and when they must be loaded at the latest."""
 
 
 def swaps(trace: Trace, longest: Seconds) -> int:
     """Every schedule that lets nobody wait longer than `longest` makes as many loads for which somebody had to leave.
 
-    1. A call that arrives at t is served by its model's resident at some moment from t to t + longest.
-    2. Spans of time are chosen that do not overlap, each with calls whose moments all lie within it. So within each
-       span each model of its calls is there at some moment.
-    3. What is on the card is a set of models that fits. It grows without a swap; to become a set that does not contain
-       it takes one at least. So if sets are taken as large as they can be, a schedule is a walk over such sets, each
-       step a swap or more, in which every model of a span is in one of the sets that are passed in that span.
-    4. The least number of steps of such a walk is found by trying all of them, span by span: no step if the set that
-       is there has all the models, one to another that has those which are missing, two at most to any other.
-
-    Any choice of spans is right; the one made here gives rarely called models theirs first.
+    1. Between two swaps nobody leaves, so all who are there fit beside each other: they are part of one of the largest
+       sets that fit. So a schedule is a walk over such sets, and each step of it a swap at least.
+    2. Who arrives while its model is in the set may be served at once. Who does not is served in a later set that has
+       it, once it is loaded: that step is taken no later than the arrival, `longest` less a load after.
+    3. Steps take no time here, so they can be put off until somebody can wait no longer: who waits is helped by the
+       same step, and until then whoever is in the set is served.
+    4. Which steps are taken then is tried in all ways. Of those that come to the same set and the same waiting only
+       the fewest count, and nobody who has made so many more that the others could have served all and gone anywhere.
     """
     sets = _largest_sets(trace)
-    steps = dict.fromkeys(sets, 0)
-    for span in _spans(trace, longest):
-        cheapest = min(steps.values())
-        least: dict[frozenset[str], int] = {}
-        for there in sets:
-            stays = steps[there] if span.models <= there else cheapest + 2
-            once = min((n + 1 for before, n in steps.items() if span.models <= before | there), default=cheapest + 2)
-            least[there] = min(stays, once, cheapest + 2)
-        steps = least
-    return min(steps.values(), default=0)
+    models = {model.name: model for model in trace.models}
+    calls = [call for call in trace.calls if call.patience is None]
+    found: dict[_There, int] = {(there, ()): 0 for there in sets}
+    for call, following in zip_longest(calls, calls[1:]):
+        model = models[call.model]
+        latest = call.at + longest - min(model.load_s, model.cold_load_s)
+        found = _walked(sets, _asked(found, call.model, latest), math.inf if following is None else following.at)
+    return min(found.values())
+
+
+def _asked(found: Mapping[_There, int], model: str, latest: Seconds) -> dict[_There, int]:
+    """The same after one more call."""
+    after: dict[_There, int] = {}
+    for (there, waited_for), steps in found.items():
+        if model not in there and all(name != model for name, _ in waited_for):
+            waited_for = tuple(sorted((*waited_for, (model, latest))))
+        after[there, waited_for] = min(steps, after.get((there, waited_for), steps))
+    return after
+
+
+def _walked(sets: Sequence[frozenset[str]], found: dict[_There, int], until: Seconds) -> dict[_There, int]:
+    """The same after the steps without which somebody would wait too long before `until`."""
+    reached, new = dict(found), found
+    while new:
+        enough, further = _enough(reached), dict[_There, int]()
+        for (_, waited_for), steps in new.items():
+            if steps >= enough or all(latest >= until for _, latest in waited_for):
+                continue
+            for there in sets:
+                rest = tuple(each for each in waited_for if each[0] not in there)
+                before = min(reached.get((there, rest), enough), further.get((there, rest), enough))
+                if len(rest) < len(waited_for) and steps + 1 < before:
+                    further[there, rest] = steps + 1
+        reached, new = reached | further, further
+    left = {place: steps for place, steps in reached.items() if all(latest >= until for _, latest in place[1])}
+    enough = _enough(left)
+    return {place: steps for place, steps in left.items() if steps < enough}
+
+
+def _enough(found: Mapping[_There, int]) -> int:
+    """With so many steps the best of them could be anywhere, and nobody would be waiting."""
+    return min(steps + len(waited_for) + 1 for (_, waited_for), steps in found.items())
 
 
 def _largest_sets(trace: Trace) -> list[frozenset[str]]:
@@ -152,38 +177,3 @@ def _largest_sets(trace: Trace) -> list[frozenset[str]]:
 
     add((), models, trace.card)
     return found
-
-
-def _spans(trace: Trace, longest: Seconds) -> list[_Span]:
-    """In order of time. Each model's calls find their places in turn, those of the rarest first; then in what is left
-    spans begin with whatever comes next and take in what comes soon after.
-    """
-    calls = [call for call in trace.calls if call.patience is None]
-    counts = Counter(call.model for call in calls)
-    spans: list[_Span] = []
-    for call in sorted(calls, key=lambda call: (counts[call.model], call.at)):
-        if counts[call.model] * longest * 3 > trace.duration:
-            continue  # not rare
-        if all(call.at + longest < span.start or span.end < call.at for span in spans):
-            spans.append(_Span(call.at, call.at + longest, {call.model}))
-    spans.sort(key=lambda span: span.start)
-    return sorted([*spans, *_between(calls, spans, longest)], key=lambda span: span.start)
-
-
-def _between(calls: Sequence[Call], taken: Sequence[_Span], longest: Seconds) -> Iterator[_Span]:
-    ahead = list(taken)
-    span: _Span | None = None
-    for call in calls:
-        while ahead and ahead[0].end < call.at:
-            ahead.pop(0)
-        is_free = not ahead or call.at + longest < ahead[0].start
-        if span is not None and call.at <= span.start + _SPREAD * longest and is_free:
-            if call.model not in span.models:
-                span.models.add(call.model)
-                span.end = call.at + longest
-        elif is_free and (span is None or call.at > span.end):
-            if span is not None:
-                yield span
-            span = _Span(call.at, call.at + longest, {call.model})
-    if span is not None:
-        yield span
