@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from swapd.core import planner
-from swapd.core.footprint import arithmetic, process_bytes
+from swapd.core.arithmetic import arithmetic, process_bytes
 from swapd.core.messages import (
     Command,
     Event,

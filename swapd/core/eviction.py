@@ -6,7 +6,7 @@ Pure questions over the state; `scheduler` retires whom they name.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, TypeAlias
 
 from swapd.core import costs, sparing
@@ -65,44 +65,86 @@ def tenure_ends(state: State, resident: Resident) -> Seconds:
     return loaded_at + max(state.policy.min_residency, min(most, TENURE * waited))
 
 
-def victims(
-    state: State,
-    need: Footprint,
-    newcomer: VariantId,
-    room: Mapping[DeviceId, Bytes],
-    *,
-    places: int = 0,
-    busy: bool = False,
-    is_hurried: bool = True,
-    spared: frozenset[ResidentId] = frozenset(),
-) -> tuple[Resident, ...] | None:
-    """Residents whose leaving makes room for `need` and frees `places` more; None: not enough.
-
-    The least recently used, or those whose loss costs clearly less. With `busy`, residents at work come after
-    all idle ones. None of `spared`.
-    """
-    way = busy, is_hurried
-    if not _could_be_enough(state, way, need, room):
-        return None
-    oldest = _sufficient(state, need, room, _without(newcomer, spared, _by_use(state)[way]), places)
-    if not oldest or state.policy.ranking is Ranking.LRU:
-        return oldest
-    regrets = costs.regrets(state)
-    loss = sum(regrets[r.id] for r in oldest)
-    by_regret = _by_regret(state)[way]
-    if min(regrets[r.id] for r in by_regret) >= CLEARLY * loss:
-        return oldest  # nobody alone costs less
-    cheapest = _sufficient(state, need, room, _without(newcomer, spared, by_regret), places) or oldest
-    at_work = [sum(not state.is_idle(r) for r in chosen) for chosen in (cheapest, oldest)]
-    return cheapest if at_work[0] <= at_work[1] and sum(regrets[r.id] for r in cheapest) < CLEARLY * loss else oldest
-
-
 _Way: TypeAlias = tuple[bool, bool]
 """`busy` and `is_hurried`."""
 
 
-def _without(newcomer: VariantId, spared: frozenset[ResidentId], order: tuple[Resident, ...]) -> Iterator[Resident]:
-    return (resident for resident in order if resident.variant.id != newcomer and resident.id not in spared)
+class Victims:
+    """Who may leave for one newcomer, and of them, for one need after another, whose leaving makes room for it."""
+
+    def __init__(
+        self,
+        state: State,
+        newcomer: VariantId,
+        room: Mapping[DeviceId, Bytes],
+        *,
+        places: int = 0,
+        busy: bool = False,
+        is_hurried: bool = True,
+        spared: frozenset[ResidentId] = frozenset(),
+    ) -> None:
+        """`places` more have to become free. With `busy`, residents at work come after all idle ones. None of `spared`.
+
+        Not `is_hurried`: at some time those at work may leave.
+        """
+        self._state, self._room, self._places, self._way = state, room, places, (busy, is_hurried)
+        self._newcomer, self._spared = newcomer, spared
+        self._taken, self._freed = _taken(state), _freed(state)[self._way]
+        self._by_use = self._without(_by_use(state))
+
+    def of(self, need: Footprint) -> tuple[Resident, ...] | None:
+        """The least recently used, or those whose loss costs clearly less; None: not enough."""
+        freed, room = self._freed, self._room
+        for device, size in need.parts:
+            if device not in room or size > room[device] + freed.get(device, 0):
+                return None
+        oldest = self._sufficient(need, self._by_use)
+        if not oldest or self._state.policy.ranking is Ranking.LRU:
+            return oldest
+        regrets = costs.regrets(self._state)
+        enough = CLEARLY * sum([regrets[r.id] for r in oldest])
+        if min([regrets[r.id] for r in self._by_use]) >= enough:
+            return oldest  # nobody alone costs less
+        cheapest = self._sufficient(need, self._without(_by_regret(self._state)))
+        if cheapest is None or sum([regrets[r.id] for r in cheapest]) >= enough:
+            return oldest
+        return cheapest if self._at_work(cheapest) <= self._at_work(oldest) else oldest
+
+    def _without(self, orders: Mapping[_Way, tuple[Resident, ...]]) -> list[Resident]:
+        return [r for r in orders[self._way] if r.variant.id != self._newcomer and r.id not in self._spared]
+
+    def _at_work(self, leaving: Iterable[Resident]) -> int:
+        return sum(not self._state.is_idle(r) for r in leaving)
+
+    def _sufficient(self, need: Footprint, order: Iterable[Resident]) -> tuple[Resident, ...] | None:
+        """The first in that order that make room; whoever turns out not to be needed stays, the last first."""
+        room, places, taken = self._room, self._places, self._taken
+        lacks = {device: size - room[device] for device, size in need.parts if size > room[device]}
+        short = len(lacks)
+        chosen: list[Resident] = []
+        for resident in order:
+            if not short and len(chosen) >= places:
+                break
+            takes, is_of_use = taken[resident.id], places > 0
+            for device, lack in lacks.items():
+                if size := takes[device]:
+                    is_of_use = True
+                    lacks[device] = lack - size
+                    short -= lack > 0 >= lack - size
+            if is_of_use:
+                chosen.append(resident)
+        if short or len(chosen) < places:
+            return None
+        spare, kept = len(chosen) - places, []
+        for resident in reversed(chosen):
+            takes = taken[resident.id]
+            if spare and not any(lack + takes[device] > 0 for device, lack in lacks.items()):
+                spare -= 1
+                for device in lacks:
+                    lacks[device] += takes[device]
+            else:
+                kept.append(resident)
+        return tuple(reversed(kept))
 
 
 @remembered
@@ -140,43 +182,6 @@ def _freed(state: State) -> Mapping[_Way, Mapping[DeviceId, Bytes]]:
         way: {device.id: sum(taken[r.id][device.id] for r in able) for device in state.devices}
         for way, able in _by_use(state).items()
     }
-
-
-def _could_be_enough(state: State, way: _Way, need: Footprint, room: Mapping[DeviceId, Bytes]) -> bool:
-    freed = _freed(state)[way]
-    return all(device in room and size <= room[device] + freed.get(device, 0) for device, size in need.parts)
-
-
-def _sufficient(
-    state: State, need: Footprint, room: Mapping[DeviceId, Bytes], order: Iterable[Resident], places: int
-) -> tuple[Resident, ...] | None:
-    """The first in that order that make room; whoever turns out not to be needed stays, the last first."""
-    lacks = {device: size - room[device] for device, size in need.parts if size > room[device]}
-    short, taken = len(lacks), _taken(state)
-    chosen: list[Resident] = []
-    for resident in order:
-        if not short and len(chosen) >= places:
-            break
-        takes, is_of_use = taken[resident.id], places > 0
-        for device, lack in lacks.items():
-            if size := takes[device]:
-                is_of_use = True
-                lacks[device] = lack - size
-                short -= lack > 0 >= lack - size
-        if is_of_use:
-            chosen.append(resident)
-    if short or len(chosen) < places:
-        return None
-    spare, kept = len(chosen) - places, []
-    for resident in reversed(chosen):
-        takes = taken[resident.id]
-        if spare and not any(lack + takes[device] > 0 for device, lack in lacks.items()):
-            spare -= 1
-            for device in lacks:
-                lacks[device] += takes[device]
-        else:
-            kept.append(resident)
-    return tuple(reversed(kept))
 
 
 def ceiling(state: State, newcomer: VariantId) -> Mapping[DeviceId, Bytes]:

@@ -1,249 +1,19 @@
 """Bytes that a placement of a variant takes on each device: header arithmetic, corrected by what was measured.
 
 The lesson of an earlier load of the same variant so placed; before the first load llama.cpp's own sizing, where it
-works. The arithmetic is for where it does not, and for the way between two placements that were sized: weights of
-single layers and their caches to the byte, compute buffers within a few MiB.
+works. The arithmetic is for where it does not, and for the way between two placements that were sized.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping
+from operator import is_
 from typing import Final
 
-from swapd.core.model import HOST, DeviceId, Footprint, Placement, Shape, Variant, VariantId
+from swapd.core.arithmetic import arithmetic, process_bytes
+from swapd.core.model import HOST, DeviceId, Footprint, Placement, Variant, VariantId
 from swapd.core.state import State
-from swapd.core.sums import sums
-from swapd.units import Bytes, MiB, Tokens
-
-PROCESS: Final[Bytes] = 65 * MiB
-"""A worker without a model, and what it needs besides to answer: interpreter, bindings, llama.cpp."""
-
-PROPOSALS: Final = 16
-"""Rows of logits, beyond one a slot, of a worker that speculates."""
-
-_ENTRY: Final[Bytes] = 128
-"""What one entry of the vocabulary takes in llama.cpp's tables."""
-_KV_BYTES: Final = {"f32": (4, 1), "f16": (2, 1), "bf16": (2, 1), "q8_0": (34, 32), "q4_0": (18, 32)}
-_PAD: Final[Tokens] = 256
-_FLOAT: Final[Bytes] = 4
-
-
-_KEPT: Final = 8192
-_added_up: Final[dict[tuple[VariantId, Placement], tuple[Variant, Footprint]]] = {}
-"""What the arithmetic came to: it is asked the same many times in one decision. Of another value of the variant it
-is no answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """Neighbouring layers on one device, counted as llama.cpp does: the output is the last one."""
-
-    device: DeviceId
-    start: int
-    end: int
-
-
-def process_bytes(variant: Variant) -> Bytes:
-    """Host memory of a worker that no buffer of llama.cpp's accounts for.
-
-    Each slot keeps one copy of what of its cache cannot be cut back: windows and recurrent states.
-    """
-    shape = variant.shape
-    window = sum(shape.window_cache) * min(cells(variant), shape.window or 0)
-    over, under = _KV_BYTES[variant.kv_type]
-    copies = variant.slots * (window * over // under + sum(shape.states))
-    if variant.draft is not None:
-        copies += _ENTRY * variant.draft.shape.vocabulary
-    return PROCESS + _ENTRY * shape.vocabulary + copies
-
-
-def cells(variant: Variant) -> Tokens:
-    """What the cache of one slot holds: the context, as llama.cpp rounds it."""
-    return _cells(variant.context, variant.sequences)
-
-
-@cache
-def _cells(context: Tokens, sequences: int) -> Tokens:
-    return _padded(_padded(context * sequences) // sequences)
-
-
-def cache_bytes(variant: Variant, micro_batch: Tokens, start: int, end: int) -> Bytes:
-    """KV cache and recurrent state of the layers from `start` to before `end`, of all slots.
-
-    A sliding window is kept with room for one micro-batch more.
-    """
-    known = sums(variant.shape)
-    elements = known.full(start, end) * cells(variant)
-    if variant.shape.window_cache:
-        elements += known.window(start, end) * _window_cells(variant, micro_batch)
-    over, under = _KV_BYTES[variant.kv_type]
-    return variant.sequences * (elements * over // under + known.states(start, end))
-
-
-def weights_and_cache(variant: Variant, placement: Placement) -> Footprint:
-    """What a placement keeps as long as it lives. Exact where the header tells single layers, else spread evenly."""
-    shape = variant.shape
-    first = _first_on_gpu(shape, placement)
-    experts = _experts_on_cpu(shape, placement)
-    amounts = {HOST: _host_weights(shape, first) + cache_bytes(variant, placement.micro_batch, 0, first)}
-    amounts[HOST] += sum(shape.expert_weights[layer] for layer in experts)
-    for run in _runs(shape, placement):
-        size = _card_weights(shape, run.start, run.end)
-        size -= sum(shape.expert_weights[layer] for layer in experts if run.start <= layer < run.end)
-        amounts[run.device] = size + cache_bytes(variant, placement.micro_batch, run.start, run.end)
-    own = Footprint.of(amounts)
-    if variant.projector is not None:
-        own += Footprint.of({_of_projector(placement): variant.projector.size})
-    draft = variant.draft
-    return own if draft is None else own + weights_and_cache(draft, _of_draft(draft, placement))
-
-
-def adapter_bytes(variant: Variant, placement: Placement) -> Footprint:
-    """Adapters lie beside the weights that they change; computing with one takes a little more."""
-    shape, size = variant.shape, sum(adapter.size for adapter in variant.adapters)
-    if not size:
-        return Footprint()
-    wider = placement.micro_batch * (shape.feed_forward or 4 * shape.embedding) * _FLOAT
-    first = min(_first_on_gpu(shape, placement), shape.layers)
-    amounts = {HOST: -(-size * first // shape.layers) + wider if first else 0}
-    for run in _runs(shape, placement):
-        amounts[run.device] = -(-size * (run.end - run.start) // shape.layers) + wider
-    return Footprint.of(amounts)
-
-
-def compute(variant: Variant, placement: Placement) -> Footprint:
-    """Compute buffers: one micro-batch of the widest layer's activations, masks over the cells, rows of logits.
-
-    The counts of activations are those that llama.cpp's allocator comes to for models of the usual kind.
-    """
-    shape = variant.shape
-    first = _first_on_gpu(shape, placement)
-    context = _padded(variant.context * variant.sequences)
-    tokens = -(-min(context, placement.micro_batch) // variant.sequences) * variant.sequences
-    masks, scores = _masks(variant, placement.micro_batch, tokens)
-    wide, queries = 3 * (shape.feed_forward or 4 * shape.embedding), shape.heads * shape.key_length
-    rows = tokens if variant.pooling else variant.slots + (PROPOSALS if variant.speculates else 0)
-    logits = rows * (shape.vocabulary + shape.embedding) * _FLOAT
-    amounts = {HOST: logits if variant.pooling else rows * shape.vocabulary * _FLOAT}
-    if first:
-        busy = max(tokens * (wide + 3 * shape.embedding + queries) * _FLOAT, scores) + masks
-        amounts[HOST] += max(busy, logits) if first > shape.layers else busy
-    else:
-        amounts[HOST] += tokens * 2 * shape.embedding * _FLOAT + masks
-    for run in _runs(shape, placement):
-        size = logits if run.end > shape.layers else 0
-        if run.start < shape.layers:
-            inputs = queries if run.start == 0 else 0
-            size = max(size, max(tokens * (wide + 2 * shape.embedding + inputs) * _FLOAT, scores) + masks)
-            size += _visitors(shape, placement, first)
-        amounts[run.device] = size
-    own = Footprint.of(amounts)
-    if variant.projector is not None:
-        own += Footprint.of({_of_projector(placement): variant.projector.compute})
-    return own if variant.draft is None else own + compute(variant.draft, _of_draft(variant.draft, placement))
-
-
-def _of_draft(draft: Variant, placement: Placement) -> Placement:
-    """Where the model that drafts is: whole on the first card, or on the CPU beside the other."""
-    on_gpu = bool(placement.devices) and placement.gpu_layers > 0
-    layers = draft.shape.offloadable
-    devices = placement.devices[:1] if on_gpu else ()
-    return Placement(devices, layers if on_gpu else 0, layers, placement.micro_batch)
-
-
-def _of_projector(placement: Placement) -> DeviceId:
-    """Where it is: on the first card, or on the CPU beside its model."""
-    return placement.devices[0] if placement.devices and placement.gpu_layers > 0 else HOST
-
-
-def arithmetic(variant: Variant, placement: Placement) -> Footprint:
-    """From the header alone, the process included."""
-    known = _added_up.get((variant.id, placement))
-    if known is not None and known[0] is variant:
-        return known[1]
-    process = Footprint(((HOST, process_bytes(variant)),))
-    parts = [process, weights_and_cache(variant, placement), compute(variant, placement)]
-    if variant.adapters:
-        parts.append(adapter_bytes(variant, placement))
-    size = Footprint.total(parts)
-    if len(_added_up) >= _KEPT:
-        _added_up.clear()
-    _added_up[variant.id, placement] = variant, size
-    return size
-
-
-def _padded(tokens: Tokens) -> Tokens:
-    return -(-tokens // _PAD) * _PAD
-
-
-def _window_cells(variant: Variant, micro_batch: Tokens) -> Tokens:
-    return _padded(min(cells(variant), (variant.shape.window or 0) + micro_batch))
-
-
-def _masks(variant: Variant, micro_batch: Tokens, tokens: Tokens) -> tuple[Bytes, Bytes]:
-    """Who attends to whom: in half floats, or in whole ones without flash attention, and then the scores too."""
-    shape = variant.shape
-    if not shape.heads or not shape.embedding:
-        return 0, 0
-    wide = cells(variant) if any(shape.full_cache) or not shape.window_cache else 0
-    narrow = _window_cells(variant, micro_batch) if any(shape.window_cache) else 0
-    if variant.flash_attention is not False:
-        return tokens * 2 * (wide + narrow), 0
-    beside = 3 * shape.embedding + 2 * shape.heads * shape.key_length
-    scores = tokens * (shape.heads * max(wide, narrow) + beside) * _FLOAT
-    return tokens * _FLOAT * (wide + narrow), scores
-
-
-def _visitors(shape: Shape, placement: Placement, first: int) -> Bytes:
-    """Room on a card for the largest tensor of the host's layers: large batches are computed with copies of them."""
-    layer = max(shape.layer_weights[:first], default=0)
-    experts = max(shape.expert_weights, default=0) if placement.experts_on_cpu else 0
-    return max(layer, experts) // 3
-
-
-def _first_on_gpu(shape: Shape, placement: Placement) -> int:
-    """llama.cpp fills the cards from the end: the output first, then the last layers."""
-    on_gpu = min(placement.gpu_layers, shape.offloadable) if placement.devices else 0
-    return shape.offloadable - on_gpu
-
-
-def _runs(shape: Shape, placement: Placement) -> Iterator[_Run]:
-    """Which layers go to which card: in order, by the shares, else evenly."""
-    first = _first_on_gpu(shape, placement)
-    count = shape.offloadable - first
-    if not count:
-        return
-    shares: Sequence[float] = placement.split or (1.0,) * len(placement.devices)
-    total, below, start = sum(shares) or 1.0, 0.0, first
-    for device, share in zip(placement.devices, shares, strict=True):
-        below += share
-        end = shape.offloadable if device == placement.devices[-1] else first - int(-(below / total * count) // 1)
-        if end > start:
-            yield _Run(device, start, end)
-        start = max(start, end)
-
-
-def _experts_on_cpu(shape: Shape, placement: Placement) -> list[int]:
-    """The layers on cards whose experts stay on the CPU: the first ones that have some."""
-    if not placement.experts_on_cpu or not placement.devices:
-        return []
-    first = _first_on_gpu(shape, placement)
-    having = [layer for layer, size in enumerate(shape.expert_weights) if size and layer >= first]
-    return having[: placement.experts_on_cpu]
-
-
-def _card_weights(shape: Shape, start: int, end: int) -> Bytes:
-    if not shape.layer_weights:
-        return shape.weights * (end - start) // shape.offloadable
-    return sums(shape).weights(start, end) + (shape.output_weights if end > shape.layers else 0)
-
-
-def _host_weights(shape: Shape, layers: int) -> Bytes:
-    if not shape.host_weights:
-        return shape.weights * layers // shape.offloadable
-    return shape.host_weights[layers]
+from swapd.units import Bytes
 
 
 class Predictor:
@@ -252,14 +22,17 @@ class Predictor:
     def __init__(self, state: State, variant: Variant) -> None:
         self.variant = variant
         self._lessons, self._sizes, self._overheads = state.lessons, state.sizes, state.overheads
-        self._sized: list[Placement] | None = None
+        self._sized: dict[tuple[int, tuple[float, ...]], list[Placement]] = {}
         self._off: dict[Placement, Mapping[DeviceId, Bytes]] = {}
         self._told: dict[Placement, Footprint] = {}
+
+    def is_about(self, variant: Variant) -> bool:
+        return self.variant is variant or self.variant == variant
 
     def knows_as_much_as(self, state: State) -> bool:
         """Whether it would answer the same from that state."""
         mine, its = (self._lessons, self._sizes, self._overheads), (state.lessons, state.sizes, state.overheads)
-        return all(one is other for one, other in zip(mine, its, strict=True))
+        return all(map(is_, mine, its))
 
     def __call__(self, placement: Placement) -> Footprint:
         """What to promise for this load: the lesson of an earlier one; else llama.cpp's own sizing; else the
@@ -272,37 +45,51 @@ class Predictor:
         return told
 
     def _tell(self, placement: Placement) -> Footprint:
-        lesson = self._lessons.get((self.variant.id, placement))
+        key = self.variant.id, placement
+        lesson = self._lessons.get(key)
         if lesson is not None:
             return lesson
-        size = self._said(placement) or self._estimate(placement)
-        return size + Footprint.of({device: self._overheads.get(device, 0) for device in placement.devices})
+        said = self._sizes.get(key)
+        amounts = self._estimate(placement) if said is None else self._with_process(said)
+        for device in placement.devices:
+            amounts[device] = amounts.get(device, 0) + self._overheads.get(device, 0)
+        return Footprint.of(amounts)
 
-    def _said(self, placement: Placement) -> Footprint | None:
+    def _with_process(self, said: Footprint) -> dict[DeviceId, Bytes]:
         """As llama.cpp says, and on the host the process itself, which it does not count."""
-        said = self._sizes.get((self.variant.id, placement))
-        return None if said is None else said + Footprint.of({HOST: process_bytes(self.variant)})
+        amounts = dict(said.parts)
+        amounts[HOST] = amounts.get(HOST, 0) + process_bytes(self.variant)
+        return amounts
 
-    def _estimate(self, placement: Placement) -> Footprint:
+    def _estimate(self, placement: Placement) -> dict[DeviceId, Bytes]:
         """Arithmetic, shifted by how far it was off where llama.cpp has sized the same model on the same cards."""
-        ours = arithmetic(self.variant, placement)
-        count, split = len(placement.devices), placement.split
-        if self._sized is None:
-            self._sized = _sized_by_variant(self._sizes).get(self.variant.id, [])
-        sized = [place for place in self._sized if len(place.devices) == count and place.split == split]
+        amounts = dict(arithmetic(self.variant, placement).parts)
+        sized = self._sized_like(placement)
         if not sized:
-            return ours
-        nearest = min(sized, key=lambda known: _distance(known, placement))
+            return amounts
+        nearest = sized[0] if len(sized) == 1 else min(sized, key=lambda known: _distance(known, placement))
         there = dict(zip(nearest.devices, placement.devices, strict=True))  # the same on other cards
-        off = {there.get(device, device): size for device, size in self._error(nearest).items()}
-        return Footprint.of({d: ours[d] + off.get(d, 0) for d in {*ours, *off}})
+        for device, size in self._error(nearest).items():
+            here = there.get(device, device)
+            amounts[here] = max(0, amounts.get(here, 0) + size)
+        return amounts
+
+    def _sized_like(self, placement: Placement) -> list[Placement]:
+        """What was sized of this variant on as many cards with the same shares."""
+        kind = len(placement.devices), placement.split
+        sized = self._sized.get(kind)
+        if sized is None:
+            every = _sized_by_variant(self._sizes).get(self.variant.id, ())
+            sized = self._sized[kind] = [place for place in every if (len(place.devices), place.split) == kind]
+        return sized
 
     def _error(self, sized: Placement) -> Mapping[DeviceId, Bytes]:
         """By how much the arithmetic is too low there."""
-        if sized not in self._off:
-            size, ours = self._said(sized) or Footprint(), arithmetic(self.variant, sized)
-            self._off[sized] = {d: size[d] - ours[d] for d in {*size, *ours}}
-        return self._off[sized]
+        off = self._off.get(sized)
+        if off is None:
+            size, ours = self._with_process(self._sizes[self.variant.id, sized]), arithmetic(self.variant, sized)
+            off = self._off[sized] = {d: size.get(d, 0) - ours[d] for d in {*size, *ours}}
+        return off
 
 
 _by_variant: Final[list[tuple[object, Mapping[VariantId, list[Placement]]]]] = []
@@ -328,7 +115,7 @@ _MOST_PREDICTORS: Final = 1024
 def predictor(state: State, variant: Variant) -> Predictor:
     """One for this state: the last one of this variant, if nothing was learnt since."""
     last = _PREDICTORS.get(variant.id)
-    if last is not None and last.variant == variant and last.knows_as_much_as(state):
+    if last is not None and last.is_about(variant) and last.knows_as_much_as(state):
         return last
     if len(_PREDICTORS) >= _MOST_PREDICTORS:
         _PREDICTORS.clear()

@@ -193,7 +193,7 @@ class Footprint:
 
     @staticmethod
     def of(amounts: Mapping[DeviceId, Bytes]) -> Footprint:
-        return Footprint(tuple(sorted((device, size) for device, size in amounts.items() if size > 0)))
+        return Footprint(tuple(sorted([part for part in amounts.items() if part[1] > 0])))
 
     @staticmethod
     def total(footprints: Iterable[Footprint]) -> Footprint:
@@ -220,7 +220,17 @@ class Footprint:
         return Footprint.of({device: max(self[device], other[device]) for device in {*self, *other}})
 
     def fits(self, room: Mapping[DeviceId, Bytes]) -> bool:
-        return all(size <= room.get(device, 0) for device, size in self.parts)
+        for device, size in self.parts:  # noqa: SIM110 (three times as fast, a hundred times in one decision)
+            if size > room.get(device, 0):
+                return False
+        return True
+
+    def fits_on(self, devices: Iterable[DeviceId], room: Mapping[DeviceId, Bytes]) -> bool:
+        """As far as these go."""
+        for device in devices:  # noqa: SIM110
+            if self[device] > room.get(device, 0):
+                return False
+        return True
 
     def shortage(self, room: Mapping[DeviceId, Bytes]) -> tuple[DeviceId, Bytes]:
         """The device that lacks most, and how much (0: nothing)."""

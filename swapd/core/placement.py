@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from swapd.core import footprint
-from swapd.core.model import Device, DeviceId, DeviceKind, Placement, Variant
+from swapd.core.model import HOST, Device, DeviceId, DeviceKind, Placement, Variant
 from swapd.core.state import State, remembered
 from swapd.core.values import replace
 from swapd.units import Bytes, Tokens
@@ -68,32 +68,14 @@ def largest(
     if fixed:
         return None
     predict = predict or footprint.predictor(state, variant)
-    best: Placement | None = None  # of equals the first: fewest cards, most room
-    for devices, split in _sets(state) if fixed is None else ():
-        if best is not None and not _may_be_more(predict, room, devices, split, best):
-            continue
-        place = _largest_on(predict, room, devices, split)
-        if place is not None and (best is None or place.share > best.share):
+    best: Placement | None = None
+    # All cards first: they mostly hold the most, and of the others it is then quickly said that they hold less.
+    sets = sorted(_sets(state), key=lambda cards: -len(cards[0])) if fixed is None else ()
+    for devices, split in sets:
+        place = _largest_on(predict, room, devices, split, 1 if best is None else best.gpu_layers)
+        if place is not None and (best is None or _is_better(place, best)):
             best = place
     return best or next((p for p in alone(variant) if predict(p).fits(room)), None)
-
-
-def _may_be_more(
-    predict: footprint.Predictor,
-    room: Room,
-    devices: tuple[DeviceId, ...],
-    split: tuple[float, ...],
-    best: Placement,
-) -> bool:
-    """Whether one layer more than the best so far could be on these cards. Of a mixture of experts always."""
-    if best.share >= 1:
-        return False
-    shape = predict.variant.shape
-    if shape.expert_layers:
-        return True
-    more = Placement(devices, best.gpu_layers + 1, shape.offloadable, micro_batches(predict.variant)[-1], 0, split)
-    need = predict(more)
-    return all(need[device] <= room.get(device, 0) for device in devices)
 
 
 def may_hold(state: State, predict: footprint.Predictor, room: Room, least: float) -> bool:
@@ -108,12 +90,18 @@ def may_hold(state: State, predict: footprint.Predictor, room: Room, least: floa
     fewest = next(n for n in range(layers + 1) if n / layers >= least or n == layers)
     batch = micro_batches(predict.variant)[-1]
     tries = (Placement(devices, fewest, layers, batch, 0, split) for devices, split in _sets(state))
-    return any(all(predict(place)[d] <= room.get(d, 0) for d in place.devices) for place in tries)
+    return any(predict(place).fits_on(place.devices, room) for place in tries)
+
+
+def _is_better(one: Placement, other: Placement) -> bool:
+    """More of it, or as much on fewer cards."""
+    return (one.share, -len(one.devices)) > (other.share, -len(other.devices))
 
 
 def _largest_on(
-    predict: footprint.Predictor, room: Room, devices: tuple[DeviceId, ...], split: tuple[float, ...]
+    predict: footprint.Predictor, room: Room, devices: tuple[DeviceId, ...], split: tuple[float, ...], least: int
 ) -> Placement | None:
+    """With `least` layers or more: else nothing, or less. Of a mixture of experts fewer layers may be more of it."""
     shape = predict.variant.shape
     layers = shape.offloadable
 
@@ -121,24 +109,36 @@ def _largest_on(
         return predict(place).fits(room)
 
     def is_on(place: Placement) -> bool:  # as far as the cards go: less there is more on the host
-        need = predict(place)
-        return all(need[device] <= room.get(device, 0) for device in devices)
+        return predict(place).fits_on(devices, room)
 
     def place(gpu_layers: int, batch: Tokens, experts: int = 0) -> Placement:
         return Placement(devices, gpu_layers, layers, batch, experts, split)
 
+    def on_host(place: Placement) -> bool:
+        return predict(place).fits_on((HOST,), room)
+
     batches = micro_batches(predict.variant)
+    small, experts = batches[-1], shape.expert_layers
+    if not experts and not is_on(place(least, small)):
+        return None
     for batch in batches:
         if fits(place(layers, batch)):
             return place(layers, batch)
-    small, experts = batches[-1], shape.expert_layers
     if experts and is_on(place(layers, small, experts)):
         most = place(layers, small, _first(lambda n: is_on(place(layers, small, n)), 1, experts))
-    elif is_on(place(1, small, min(experts, 1))):
-        less = _first(lambda n: is_on(place(layers - n, small, min(experts, layers - n))), 1, layers - 1)
-        most = place(layers - less, small, min(experts, layers - less))
-    else:
+        return most if fits(most) else None
+    on, off = 1 if experts else least, layers
+    if experts and not is_on(place(on, small, 1)):
         return None
+    while off - on > 1:
+        middle = (on + off) // 2
+        if is_on(place(middle, small, min(experts, middle))):
+            on = middle
+        elif not on_host(place(middle, small, min(experts, middle))):
+            return None  # with fewer layers on the cards there are more here
+        else:
+            off = middle
+    most = place(on, small, min(experts, on))
     return most if fits(most) else None
 
 

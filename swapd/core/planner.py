@@ -14,7 +14,7 @@ from swapd.core import costs, eviction, footprint, placement, sparing
 from swapd.core.decision import Choice, Cost
 from swapd.core.group import Group
 from swapd.core.messages import Overflow, Ranking
-from swapd.core.model import DeviceId, Footprint, Placement, ResidentId
+from swapd.core.model import DeviceId, Footprint, Placement
 from swapd.core.resident import STAYING, Resident
 from swapd.core.state import State
 from swapd.units import Bytes, Seconds
@@ -83,14 +83,14 @@ Verdict: TypeAlias = Go | Size | Wait | Never | NoPlace
 def decide(state: State, group: Group, gpu_layers: int | None) -> Verdict:
     """What to do for requests that wait for one variant and have no resident."""
     variant = group.variant
-    whole = placement.wholes(state, variant, gpu_layers)[0]
-    silent = {device.id for device in state.devices if device.is_stale}
-    if not footprint.is_known(state, variant, whole) and not silent & set(whole.devices):
-        # What all estimates start from.
-        return Size(whole)
-    verdict = _Question(state, group, gpu_layers).answer()
+    wholes = placement.wholes(state, variant, gpu_layers)
+    if not footprint.is_known(state, variant, wholes[0]):
+        silent = {device.id for device in state.devices if device.is_stale}
+        if not silent & set(wholes[0].devices):
+            return Size(wholes[0])  # what all estimates start from
+    verdict = _Question(state, group, gpu_layers, wholes).answer()
     if group.ooms and isinstance(verdict, Never):  # nothing smaller either: as much as there can be, once more
-        verdict = _Question(state, group, gpu_layers, is_last_try=True).answer()
+        verdict = _Question(state, group, gpu_layers, wholes, is_last_try=True).answer()
     if isinstance(verdict, Never) and not placement.wanted_layers(variant, gpu_layers):
         # Nobody is refused on an estimate of the least that it could have.
         for least in placement.alone(variant):
@@ -104,7 +104,15 @@ def decide(state: State, group: Group, gpu_layers: int | None) -> Verdict:
 class _Question:
     """One decision: the state, who asks, and what follows from both."""
 
-    def __init__(self, state: State, group: Group, gpu_layers: int | None, *, is_last_try: bool = False) -> None:
+    def __init__(
+        self,
+        state: State,
+        group: Group,
+        gpu_layers: int | None,
+        wholes: Iterable[Placement],
+        *,
+        is_last_try: bool = False,
+    ) -> None:
         self.state, self.group, self.variant = state, group, group.variant
         # Without a card every wish means the CPU, and there smaller buffers will do.
         self.fixed = placement.wanted_layers(self.variant, gpu_layers) if state.has_gpu() else None
@@ -112,7 +120,6 @@ class _Question:
         self.predict = footprint.predictor(state, self.variant)
         self.may_evict = group.clients > 0
         self.is_overdue = state.is_overdue(group)
-        self.spared: frozenset[ResidentId] = frozenset()
         self.is_priced = state.policy.ranking is Ranking.COST
         cap = state.cap(self.variant)
         self.room = _least(state.room(), cap)
@@ -120,7 +127,7 @@ class _Question:
         limit = state.policy.max_loaded
         self.places = max(0, len(state.in_phases(STAYING)) + 1 - limit) if limit else 0
         self.pinned = len(eviction.pinned_beside(state, self.variant.id))
-        self.wholes = [(p, self.need(p)) for p in placement.wholes(state, self.variant, gpu_layers)]
+        self.wholes = [(place, self.need(place)) for place in wholes]
 
     def need(self, place: Placement) -> Footprint:
         """Predicted; more after an out-of-memory. That guess dies with the request."""
@@ -193,33 +200,40 @@ class _Question:
 
         Those at work leave now only for a group that is overdue.
         """
-        self.spared = sparing.spared(self.state, self.group)
-        now = [p for place, need in options if (p := self._evict(place, need, busy=self.is_overdue)) is not None]
-        plans = [min(now, key=self._rank)] if now else []
-        if not now:
-            # Over several cards only what fits on none: this is no more than a price and a reason until they are idle.
-            on_one = [option for option in options if len(option[0].devices) <= 1]
-            later = [p for place, need in on_one or options if (p := self._await(place, need)) is not None]
-            plans = [min(later, key=self._rank)] if later else []
-        return plans
+        now = self._each(options, Choice.EVICT, self._victims(busy=self.is_overdue, is_hurried=True))
+        if now:
+            return [min(now, key=self._rank)]
+        # Over several cards only what fits on none: this is no more than a price and a reason until they are idle.
+        on_one = [option for option in options if len(option[0].devices) <= 1]
+        later = self._each(on_one or options, Choice.WAIT, self._victims(busy=True, is_hurried=False))
+        return [min(later, key=self._rank)] if later else []
 
     def _rank(self, plan: Plan) -> tuple[float, int, Seconds, int]:
         return plan.price, *_loss(self.state, plan.leaving)
 
-    def _evict(self, place: Placement, need: Footprint, *, busy: bool) -> Plan | None:
-        leaving = eviction.victims(
-            self.state, need, self.variant.id, self.room, places=self.places, busy=busy, spared=self.spared
+    def _victims(self, *, busy: bool, is_hurried: bool) -> eviction.Victims:
+        return eviction.Victims(
+            self.state,
+            self.variant.id,
+            self.room,
+            places=self.places,
+            busy=busy,
+            is_hurried=is_hurried,
+            spared=sparing.spared(self.state, self.group) if is_hurried else frozenset(),
         )
-        if leaving is None:
-            return None
-        return self._plan(Choice.EVICT if leaving else Choice.LOAD, place, need, leaving)
 
-    def _await(self, place: Placement, need: Footprint) -> Plan | None:
-        """Waiting until those in the way are idle, and then evicting them."""
-        leaving = eviction.victims(
-            self.state, need, self.variant.id, self.room, places=self.places, busy=True, is_hurried=False
-        )
-        return None if not leaving else self._plan(Choice.WAIT, place, need, leaving)
+    def _each(
+        self, options: list[tuple[Placement, Footprint]], choice: Choice, victims: eviction.Victims
+    ) -> list[Plan]:
+        """Those for which enough can leave: now, or where it is a WAIT, once they are idle."""
+        plans: list[Plan] = []
+        for place, need in options:
+            leaving = victims.of(need)
+            if leaving:
+                plans.append(self._plan(choice, place, need, leaving))
+            elif leaving is not None and choice is Choice.EVICT:
+                plans.append(self._plan(Choice.LOAD, place, need))
+        return plans
 
     def _plan(self, choice: Choice, place: Placement, need: Footprint, leaving: tuple[Resident, ...] = ()) -> Plan:
         priced = self._costs(choice, place, leaving) if self.is_priced else ()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from heapq import nsmallest
-from typing import Final, TypeAlias
+from typing import Final
 
 from swapd.core import costs
 from swapd.core.group import Group, Waiting
@@ -21,43 +21,39 @@ PRICED: Final = 32
 
 def turns(state: State) -> tuple[VariantId, ...]:
     """All waiting groups in the order of their turns; for people, the scheduler asks for the `first` of them only."""
-    return _in_order(state, state.waiting)
+    return tuple(_in_order(state, frozenset(), len(state.waiting)))
 
 
 def first(state: State) -> tuple[VariantId, ...]:
     """The same of groups without a resident of their own that stays, as far as one step may look."""
-    served = {r.variant.id for r in state.in_phases(STAYING)}
-    return _in_order(state, [variant for variant in state.waiting if variant not in served], PRICED)
+    served = frozenset(r.variant.id for r in state.in_phases(STAYING))
+    return tuple(_in_order(state, served, PRICED))
 
 
-def _in_order(state: State, variants: Iterable[VariantId], most: int | None = None) -> tuple[VariantId, ...]:
-    """At most so many, whose turn first: the overdue by age, then by highest priority, then those of whom most
-    are helped soonest (load and answers of all, by their number; Smith's rule), or, not priced, by age.
+def _in_order(state: State, served: frozenset[VariantId], most: int) -> Iterator[VariantId]:
+    """At most so many that are not served, whose turn first: the overdue by age, then by highest priority, then those
+    of whom most are helped soonest (load and answers of all, by their number; Smith's rule), or, not priced, by age.
     """
     groups, now, max_wait = state.waiting, state.now, state.policy.max_wait
-    by_age: list[_Age] = []
-    for variant in variants:  # in a step of a thousand groups this is most of the work
-        group = groups[variant]
-        since = group.since
-        is_timely = now < since + max_wait  # not `State.is_overdue`
-        by_age.append((is_timely, -group.priority if is_timely else 0, since, variant))
-    by_age = sorted(by_age) if most is None else nsmallest(most, by_age)
-    if state.policy.ranking is Ranking.LRU:
-        return tuple(variant for *_, variant in by_age)
-    priced = sorted(_by_help(state, age) for age in by_age[:PRICED])
-    return (*(variant for *_, variant in priced), *(variant for *_, variant in by_age[PRICED:]))
+    # In a step of a thousand groups this is most of the work: not `State.is_overdue`.
+    overdue = [(g.since, v) for v, g in groups.items() if now >= g.since + max_wait and v not in served]
+    yield from (variant for _, variant in nsmallest(most, overdue))
+    left = most - len(overdue)
+    if left <= 0:
+        return
+    timely = [(-g.priority, g.since, v) for v, g in groups.items() if now < g.since + max_wait and v not in served]
+    by_age = nsmallest(left, timely)
+    priced = 0 if state.policy.ranking is Ranking.LRU else max(0, PRICED - len(overdue))
+    yield from (variant for *_, variant in sorted(_by_help(state, *age) for age in by_age[:priced]))
+    yield from (variant for *_, variant in by_age[priced:])
 
 
-_Age: TypeAlias = tuple[bool, int, Seconds, VariantId]
-
-
-def _by_help(state: State, age: _Age) -> tuple[bool, int, Seconds, Seconds, VariantId]:
-    is_timely, priority, since, variant = age
-    if not is_timely:
-        return False, 0, 0.0, since, variant
+def _by_help(
+    state: State, priority: int, since: Seconds, variant: VariantId
+) -> tuple[int, Seconds, Seconds, VariantId]:
     group = state.waiting[variant]
     pains = (costs.load(state, group.variant) + costs.service(state, group)) / len(group)
-    return True, priority, pains, since, variant
+    return priority, pains, since, variant
 
 
 def next_in(state: State, group: Group) -> Waiting:

@@ -108,9 +108,9 @@ def is_outgrown(state: State, resident: Resident, waiting: int) -> bool:
         return False
     own, cap = resident.footprint, state.cap(variant)
     room = {d: min(size + own[d], cap[d]) for d, size in state.room().items()}
+    victims = eviction.Victims(state, variant.id, room)
     for whole in placement.wholes(state, variant, None):
-        need = footprint.predict(state, variant, whole)
-        leaving = eviction.victims(state, need, variant.id, room)
+        leaving = victims.of(footprint.predict(state, variant, whole))
         if leaving is not None:
             return slower > load + sum(costs.regret(state, r) for r in leaving)
     return False

@@ -134,8 +134,8 @@ class _Step(Ahead):
         return wanted is None or wanted in (resident.placement.gpu_layers, resident.wanted_layers)
 
     def _replace_placements(self) -> None:
-        for group in tuple(self.state.waiting.values()):
-            resident = self.state.staying(group.variant.id) if group.particular else None
+        for group in [group for group in self.state.waiting.values() if group.particular]:
+            resident = self.state.staying(group.variant.id)
             if resident is None or resident.phase is not Phase.READY:
                 continue
             if any(not self._will_do(resident, w) for w in group):

@@ -42,27 +42,32 @@ def spared(state: State, group: Group) -> frozenset[ResidentId]:
 
 def _spared(state: State, group: Group) -> Iterator[ResidentId]:
     is_overdue = state.is_overdue(group)
+    if not is_overdue and (group.clients > 1 or _is_rare(state, group)):
+        return
+    until_answered = 2 * costs.UNLOAD + (costs.load(state, group.variant) + costs.service(state, group))
     for resident in state.in_phases([Phase.READY]):
-        is_spared = is_worth_more if is_overdue else is_kept
-        if state.is_idle(resident) is not is_overdue and is_spared(state, resident, group):
-            yield resident.id
+        if state.is_idle(resident) is not is_overdue:
+            away = until_answered + costs.load(state, resident.variant)  # until it could be back
+            if is_worth_more(state, resident, group, away) if is_overdue else is_kept(state, resident, away):
+                yield resident.id
 
 
-def is_kept(state: State, resident: Resident, group: Group) -> bool:
+def _is_rare(state: State, group: Group) -> bool:
+    return costs.past(state, group.variant).chance(state.now, costs.HORIZON) < OFTEN
+
+
+def is_kept(state: State, resident: Resident, away: Seconds) -> bool:
     """An idle one that is likely to be asked for again within moments, if one request waits for its room.
 
     What is won is the wait of whoever asks for it next, until it would be back; what is lost is that the other one
     waits until then, and through one answer more. Kept as long as there is a time to which that is worth it.
     """
     past = costs.past(state, resident.variant)
-    if group.clients > 1 or past.rested_at is None or sum(past.gaps) < KNOWN:
+    if past.rested_at is None or sum(past.gaps) < KNOWN:
         return False
     rested = state.now - past.rested_at
     if rested >= GAPS[-1] or work(state) < BUSY:
         return False
-    if costs.past(state, group.variant).chance(state.now, costs.HORIZON) < OFTEN:
-        return False
-    away = _away(state, resident, group)
     won = away * (1.0 + COMPANY * costs.rate(state, resident.variant) * away)
     expected, begin = [], 0.0
     for end, count in zip(GAPS, past.gaps, strict=False):
@@ -81,9 +86,8 @@ def is_kept(state: State, resident: Resident, group: Group) -> bool:
     return False
 
 
-def is_worth_more(state: State, resident: Resident, group: Group) -> bool:
+def is_worth_more(state: State, resident: Resident, group: Group, away: Seconds) -> bool:
     """One at work whose own would wait longer, all together, than those who are overdue until they are pressing."""
-    away = _away(state, resident, group)
     own = state.waiting.get(resident.variant.id)
     coming = costs.rate(state, resident.variant) * away
     lost = ((0 if own is None else own.clients) + coming) * away
@@ -104,9 +108,3 @@ def next_look(state: State) -> Iterator[Seconds]:
 def work(state: State) -> float:
     """Seconds of answers that are asked for in a second, lately."""
     return sum(past.rate(state.now) * past.answer for past in state.pasts.values() if past.answer is not None)
-
-
-def _away(state: State, resident: Resident, group: Group) -> Seconds:
-    """From its leaving for the group until it could be back, if it is wanted at once."""
-    there = costs.load(state, group.variant) + costs.service(state, group)
-    return 2 * costs.UNLOAD + there + costs.load(state, resident.variant)

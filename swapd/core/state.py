@@ -45,17 +45,14 @@ def remembered(question: Callable[[State], _Answer]) -> Callable[[State], _Answe
 
     No such question may read the fields of ASIDE.
     """
-    last: list[tuple[State, _Answer]] = []
+    last: tuple[State, _Answer] | None = None
 
     def ask(state: State) -> _Answer:
-        for known, answer in last[:]:
-            if known is state:
-                return answer
-            if _are_alike(known, state):
-                last[:] = [(state, answer)]
-                return answer
-        answer = question(state)
-        last[:] = [(state, answer)]
+        nonlocal last
+        if last is not None and last[0] is state:
+            return last[1]
+        answer = last[1] if last is not None and _are_alike(last[0], state) else question(state)
+        last = state, answer
         return answer
 
     return ask
@@ -200,7 +197,7 @@ class State:
 
     def waiting_count(self) -> int:
         """Clients; our own wishes take nobody's place."""
-        return sum(group.clients for group in self.waiting.values())
+        return sum([len(group.members) - group.own for group in self.waiting.values()])
 
     def find_waiting(self, request: RequestId) -> Waiting | None:
         for group in self.waiting.values():

@@ -21,7 +21,7 @@ from typing import Final
 import aiohttp
 
 from swapd.config import Settings, load
-from swapd.core.footprint import arithmetic
+from swapd.core.arithmetic import arithmetic
 from swapd.core.messages import StartWorker, StopWorker
 from swapd.core.model import ResidentId
 from swapd.core.placement import wholes

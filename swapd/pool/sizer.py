@@ -10,7 +10,7 @@ from collections import Counter
 from typing import Final
 
 from swapd import wire
-from swapd.core.footprint import adapter_bytes, weights_and_cache
+from swapd.core import arithmetic
 from swapd.core.model import HOST, DeviceId, Footprint, Placement, Variant, VariantId
 from swapd.errors import WorkerFailed
 from swapd.pool.aside import Aside
@@ -77,6 +77,7 @@ def _footprint(variant: Variant, placement: Placement, devices: dict[str, Device
     amounts: Counter[DeviceId] = Counter()
     for device, _, size in sized.parts:
         amounts[devices.get(device, HOST)] += size
-    total = Footprint.of(amounts) + adapter_bytes(variant, placement)
+    ours = arithmetic.of(variant, placement.micro_batch)
+    total = Footprint.of(amounts) + ours.adapters(placement)
     is_whole = any(kind == "model" for _, kind, _ in sized.parts)
-    return total if is_whole else total + weights_and_cache(variant, placement)
+    return total if is_whole else total + ours.weights_and_cache(placement)

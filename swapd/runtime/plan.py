@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from swapd.core import combine, footprint, placement
+from swapd.core.arithmetic import arithmetic
 from swapd.core.combine import Combination, Placed
 from swapd.core.model import HOST, Device, DeviceId, DeviceKind, Footprint, Placement, Variant, VariantId
 from swapd.core.state import State
@@ -204,7 +205,7 @@ def _with_known(state: State, pairs: Iterable[tuple[Variant, Variant]]) -> State
         for (name, place), size in known.items():
             if name in changed:
                 model, variant = changed[name]
-                was, will = footprint.arithmetic(model, place), footprint.arithmetic(variant, place)
+                was, will = arithmetic(model, place), arithmetic(variant, place)
                 more[variant.id, place] = Footprint.of({d: size[d] + will[d] - was[d] for d in {*size, *was, *will}})
         return {**known, **more}
 

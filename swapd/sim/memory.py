@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from swapd.core.footprint import arithmetic
+from swapd.core.arithmetic import arithmetic
 from swapd.core.messages import Policy
 from swapd.core.model import HOST, DeviceId, DeviceKind, Placement, VariantId
 from swapd.sim.records import Hardware, Model, Process

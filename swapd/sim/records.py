@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from swapd.core.footprint import PROCESS
+from swapd.core.arithmetic import PROCESS
 from swapd.core.messages import (
     GrantLease,
     MeasureMemory,

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from swapd.core import eviction
+from swapd.core.arithmetic import PROCESS, arithmetic
 from swapd.core.decision import Decision
-from swapd.core.footprint import PROCESS, arithmetic
 from swapd.core.messages import (
     Command,
     Event,

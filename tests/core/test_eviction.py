@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swapd.core import eviction
+from swapd.core.eviction import Victims
 from swapd.core.messages import RefuseRequest, TimerFired
 from swapd.core.model import HOST, Footprint
 from swapd.units import GiB, MiB
@@ -133,13 +133,12 @@ def test_a_resident_at_work_is_no_victim_before_somebody_is_overdue() -> None:
     desk = Desk()
     desk.serve(BIG, "1")
     need = Footprint.of({CARD: 4 * GiB, HOST: 96 * MiB})
-    assert eviction.victims(desk.state, need, A.id, desk.state.room()) is None
-    assert (
-        eviction.victims(desk.state, need, A.id, desk.state.room(), busy=True) is None
-    )  # it has not served min_residency
+    assert Victims(desk.state, A.id, desk.state.room()).of(need) is None
+    early = Victims(desk.state, A.id, desk.state.room(), busy=True)
+    assert early.of(need) is None, "it has not served min_residency"
     desk.later(desk.policy.min_residency)
     desk.tell(TimerFired(desk.at))
-    leaving = eviction.victims(desk.state, need, A.id, desk.state.room(), busy=True)
+    leaving = Victims(desk.state, A.id, desk.state.room(), busy=True).of(need)
     assert leaving is not None
     assert [r.variant.name for r in leaving] == ["big"]
 

@@ -6,16 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from swapd.core.footprint import (
-    PROCESS,
-    PROPOSALS,
-    arithmetic,
-    cache_bytes,
-    cells,
-    compute,
-    process_bytes,
-    weights_and_cache,
-)
+from swapd.core.arithmetic import PROCESS, PROPOSALS, Arithmetic, arithmetic, cells, process_bytes
 from swapd.core.model import HOST, Adapter, DeviceId, Footprint, Placement, Projector, Shape, Variant, VariantId
 from swapd.core.placement import MICRO_BATCH, micro_batches
 from swapd.units import GiB, MiB
@@ -72,6 +63,18 @@ def a_variant(
 
 def on(card: DeviceId | None, layers: int, shape: Shape, micro_batch: int = 512) -> Placement:
     return Placement((card,) if card else (), layers, shape.offloadable, micro_batch)
+
+
+def cache_bytes(variant: Variant, micro_batch: int, start: int, end: int) -> int:
+    return Arithmetic(variant, micro_batch).cache(start, end)
+
+
+def weights_and_cache(variant: Variant, placement: Placement) -> Footprint:
+    return Arithmetic(variant, placement.micro_batch).weights_and_cache(placement)
+
+
+def compute(variant: Variant, placement: Placement) -> Footprint:
+    return Arithmetic(variant, placement.micro_batch).compute(placement)
 
 
 MEASURED = [

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from swapd.core.footprint import PROCESS, arithmetic
+from swapd.core.arithmetic import PROCESS, arithmetic
 from swapd.core.messages import MemoryMeasured, RefuseRequest
 from swapd.core.model import HOST, Device, DeviceKind, Footprint, Placement
 from swapd.core.planner import OOM_MARGIN

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from swapd.core.footprint import weights_and_cache
+from swapd.core.arithmetic import Arithmetic
 from swapd.core.model import HOST, DeviceId, Placement, Variant, VariantId
 from swapd.errors import Death, WorkerFailed
 from swapd.host.gguf import read
@@ -51,7 +51,7 @@ async def gone(sizer: Sizer) -> None:
 
 async def test_the_size_is_near_the_arithmetic_and_without_the_process(smollm: Variant, sizer: Sizer) -> None:
     sized = await sizer.size(smollm, ON_HOST, ())
-    kept = weights_and_cache(smollm, ON_HOST)[HOST]
+    kept = Arithmetic(smollm, 512).weights_and_cache(ON_HOST)[HOST]
     assert 0 < sized[HOST] - kept < 32 * MiB, "the rest is compute buffers"
     assert list(sized) == [HOST]
 
@@ -63,7 +63,7 @@ async def test_cards_are_told_by_the_names_of_the_placement(
         monkeypatch.setenv(name, value)
     both = Placement((FIRST, SECOND), 31, 31, 512, 0, (0.75, 0.25))
     there = await sizer.size(smollm, both, ("SoftGPU1", "SoftGPU0"))
-    kept = weights_and_cache(smollm, both)
+    kept = Arithmetic(smollm, 512).weights_and_cache(both)
     assert [0 < there[card] - kept[card] < 32 * MiB for card in (FIRST, SECOND)] == [True, True]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from swapd.core.footprint import arithmetic
+from swapd.core.arithmetic import arithmetic
 from swapd.core.messages import Policy
 from swapd.core.model import (
     HOST,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from swapd.core.footprint import PROCESS
+from swapd.core.arithmetic import PROCESS
 from swapd.core.messages import Overflow, Policy, Ranking
 from swapd.core.model import HOST, DeviceId, DeviceKind, Shape, Variant, VariantId
 from swapd.errors import Death

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from swapd.core.footprint import PROPOSALS
+from swapd.core.arithmetic import PROPOSALS
 from swapd.generation import Sampling, StopReason
 from swapd.units import Seconds
 from swapd.wire import Loaded, LoadFailed, Parts, Size, Sized

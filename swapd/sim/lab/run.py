@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from swapd.core import footprint
+from swapd.core.arithmetic import PROCESS
 from swapd.core.eviction import next_deadline
 from swapd.core.messages import (
     CatalogChanged,
@@ -182,9 +182,9 @@ class _Core(Mind):
         """
         residents = tuple(self.card.residents.values())
         card = tuple((ResidentId(r.id), r.card) for r in residents if r.card)
-        host = tuple((ResidentId(r.id), r.host + footprint.PROCESS) for r in residents)
-        beside = self.trace.host if self.trace.cards else len(self.trace.models) * footprint.PROCESS
-        total = (len(residents) + 1) * footprint.PROCESS + beside
+        host = tuple((ResidentId(r.id), r.host + PROCESS) for r in residents)
+        beside = self.trace.host if self.trace.cards else len(self.trace.models) * PROCESS
+        total = (len(residents) + 1) * PROCESS + beside
         used = sum(size for _, size in host)
         return (
             Device(_CARD, "lab", DeviceKind.GPU, "lab", self.trace.card, self.trace.card - self.card.used, card),
