@@ -26,11 +26,8 @@ CLEARLY: Final = 0.7
 
 def expired(state: State) -> tuple[Resident, ...]:
     """Idle residents whose keep-alive has ended."""
-    return tuple(
-        resident
-        for resident in state.residents.values()
-        if (end := state.expires_at(resident)) is not None and end <= state.now
-    )
+    old = [r for r in state.residents.values() if r.used_at + r.keep_alive <= state.now]
+    return tuple([r for r in old if state.expires_at(r) is not None])
 
 
 def stalled(state: State) -> tuple[Resident, ...]:
@@ -208,16 +205,16 @@ def pinned_beside(state: State, newcomer: VariantId) -> tuple[Resident, ...]:
 def next_deadline(state: State) -> Seconds | None:
     """When something becomes due by time alone, later than now; None: nothing will."""
     policy = state.policy
-    times: list[Seconds] = []
+    times, soonest = list[Seconds](), math.inf
     for resident in state.residents.values():
-        if (end := state.expires_at(resident)) is not None:
-            times.append(end)
+        if state.now < resident.used_at + resident.keep_alive < soonest:
+            soonest = state.expires_at(resident) or soonest
         if resident.phase is Phase.LOADING:
             times.append(resident.progress_at + policy.load_timeout)
         if resident.phase is Phase.READY and resident.loaded_at is not None and state.waiting:
             times.append(tenure_ends(state, resident))
     for group in state.waiting.values():
         times += [state.overdue_at(group), state.pressing_at(group)]
-    times += sparing.next_look(state)
+    times += (soonest, *sparing.next_look(state))
     due = [time for time in times if time > state.now and not math.isinf(time)]
     return min(due, default=None)

@@ -97,6 +97,8 @@ class _Step(Ahead):
             self.refuse(waiting, Refusal.OVERLOADED, f"{most} requests are waiting already")
 
     def _grant(self) -> None:
+        if not self.state.waiting:
+            return
         for resident in self.state.in_phases([Phase.READY]):
             newcomers = self.state.waiting.get(resident.variant.id)
             if newcomers is not None and relief.is_outgrown(self.state, resident, newcomers.clients):

@@ -6,7 +6,7 @@ are computed afresh each time; nothing is counted up and down.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from operator import attrgetter, is_
@@ -149,9 +149,8 @@ class State:
 
     # --- residents
 
-    def in_phases(self, phases: Iterable[Phase]) -> tuple[Resident, ...]:
-        wanted = frozenset(phases)
-        return tuple(r for r in self.residents.values() if r.phase in wanted)
+    def in_phases(self, phases: Container[Phase]) -> tuple[Resident, ...]:
+        return tuple([r for r in self.residents.values() if r.phase in phases])
 
     def staying(self, variant: VariantId) -> Resident | None:
         """The one resident of this variant that is there to stay."""
