@@ -152,7 +152,7 @@ class Keeper:
             source.checkpoint = replace(source.checkpoint, is_shared=True)
         slot.held, slot.checkpoint = source.held.copy(), source.checkpoint
         slot.stretches = source.stretches.copy()
-        return self._cut(slot, shared)
+        return self._cut(slot, shared, may_restore=False)
 
     def forget(self, slot: Sequence) -> None:
         """Nothing that the sequence holds is of use any more."""
@@ -191,9 +191,13 @@ class Keeper:
         """How many tokens of the prompt need not be evaluated in this slot; never its last one."""
         if slot.adapter != adapter:
             return 0
-        if there := self.shareable(slot, prompt):
+        there, common = self.shareable(slot, prompt), _common(slot, prompt)
+        if slot.checkpoint is None or slot.checkpoint.at > common or common == len(slot.held):
             return there
-        return slot.checkpoint.at if slot.checkpoint is not None and slot.checkpoint.at <= _common(slot, prompt) else 0
+        # Where it hardly matters the checkpoint is put back even if more is there: who comes back from a file has only
+        # that. Cells of a window are a ring: after a cut the next tokens go where some are free, after a return behind
+        # all others. Attention sums up in their order, and in another one it rounds otherwise: another greedy answer.
+        return slot.checkpoint.at if not there or common - slot.checkpoint.at <= TAIL else there
 
     def _shortest(self, slot: Sequence) -> Tokens:
         """The first position, above none, that the sequence can be cut back to as it is."""
@@ -202,12 +206,13 @@ class Keeper:
         first = self._context.first(slot.sequence) if self._window else 0
         return first + self._window if first > 0 else 0
 
-    def _cut(self, slot: Sequence, length: Tokens) -> Tokens:
+    def _cut(self, slot: Sequence, length: Tokens, *, may_restore: bool = True) -> Tokens:
         """Make the slot hold its first `length` tokens; none, where llama.cpp cannot. How many it holds."""
         if length < len(slot.held):
             is_cut = length > 0
-            if is_cut and position(slot.stretches, length) < self._shortest(slot):
-                checkpoint = slot.checkpoint
+            checkpoint = slot.checkpoint
+            is_marked = may_restore and checkpoint is not None and checkpoint.at == length
+            if is_cut and (is_marked or position(slot.stretches, length) < self._shortest(slot)):
                 is_cut = checkpoint is not None and self._context.set_partial(slot.sequence, checkpoint.copy)
             is_cut = is_cut and self._context.trim(slot.sequence, position(slot.stretches, length))
             if not is_cut or not self._holds(slot, length):

@@ -121,6 +121,21 @@ def test_the_same_prompt_again_is_not_read_again(desk: Desk, path: Path) -> None
     assert first.text == again.text == restored.text
 
 
+def test_the_same_prompt_is_answered_the_same_to_the_bit_again_and_after_a_return(desk: Desk, gemma: Path) -> None:
+    """Also where the window lies across the end of its cells, and some in its midst are free again."""
+
+    def likelihoods(worker: Child, name: str) -> list[float]:
+        (answer,) = worker.generate(ask(LONG, name=name, max_tokens=80, logprobs=0))
+        return [one.drawn.logprob for one in answer.logprobs]
+
+    stays = desk.worker(gemma, micro_batch=64)
+    one(stays, LONG, max_tokens=80)
+    again = likelihoods(stays, "b")
+    assert len(again) >= 40
+    desk.leave(stays)
+    assert likelihoods(desk.worker(gemma, micro_batch=64), "c") == again
+
+
 def test_a_long_answer_does_not_push_the_prompt_out_of_the_window(desk: Desk, gemma: Path) -> None:
     """A template that renders the answer otherwise (or leaves thoughts out) finds the prompt's end as it was."""
     worker = desk.worker(gemma, micro_batch=64)
