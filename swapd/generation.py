@@ -5,11 +5,11 @@ Built by `api/*`, carried by `wire`, done by `worker`; nobody else looks inside.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from operator import attrgetter
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from swapd.units import Seconds, Tokens
 
@@ -118,13 +118,17 @@ class Sampling:
     dry_penalty_last_n: int | None = None
     dry_sequence_breakers: tuple[str, ...] | None = None
 
-    def over(self, defaults: Sampling) -> Sampling:
-        """These values, and where one is None the default's."""
-        pairs = zip(_said(self), _said(defaults), strict=True)
-        return Sampling(*(default if value is None else value for value, default in pairs))
+    def over(self, *defaults: Sampling) -> Sampling:
+        """These values, and where one is None the first default's that is not."""
+        values = _said(self)
+        for default in defaults:
+            if None not in values:
+                break
+            values = [own if own is not None else other for own, other in zip(values, _said(default), strict=True)]
+        return Sampling(*values)
 
 
-_said: Final = attrgetter(*(field.name for field in fields(Sampling)))
+_said: Final[Callable[[Sampling], Sequence[Any]]] = attrgetter(*(field.name for field in fields(Sampling)))
 """Its values, in the order in which they are made into one."""
 
 NEUTRAL: Final = Sampling(

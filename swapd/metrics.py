@@ -89,7 +89,9 @@ class Histogram(_Metric):
 
     def observe(self, value: float, *values: str) -> None:
         key = self._key(self._counts, values)
-        counts = self._counts.setdefault(key, self._none())
+        counts = self._counts.get(key)
+        if counts is None:
+            counts = self._counts[key] = self._none()
         counts[bisect_left(self._bounds, value)] += 1
         self._sums[key] = self._sums.get(key, 0.0) + value
 

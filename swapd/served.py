@@ -84,16 +84,23 @@ class ModelEntry:
             system=preset.system or self.system,
         )
 
-    def applied(self, request: GenerationRequest, defaults: Sampling) -> GenerationRequest:
-        """The request with the owner's word, and then the defaults, where it says nothing itself."""
+    def applied(
+        self, request: GenerationRequest, defaults: Sampling, unique: str | None = None, adapter: str = ""
+    ) -> GenerationRequest:
+        """The request with the owner's word, and then the defaults, where it says nothing itself.
+
+        `unique`: its id from now on; None: its own.
+        """
         turns = request.messages
         if turns and self.system and not any(turn.role in (Role.SYSTEM, Role.DEVELOPER) for turn in turns):
             turns = (Message(Role.SYSTEM, self.system), *turns)
         return replace(
             request,
+            id=request.id if unique is None else unique,
+            adapter=adapter or request.adapter,
             messages=turns,
             template=request.template or (self.template if turns else ""),
-            sampling=request.sampling.over(self.sampling).over(defaults),
+            sampling=request.sampling.over(self.sampling, defaults),
             max_tokens=self.max_tokens if request.max_tokens is None else request.max_tokens,
             stop=request.stop or self.stop,
         )

@@ -68,6 +68,7 @@ _PAGES: Final = (
 RUNNER_OPTIONS: Final[Mapping[str, Any]] = {"handler_cancellation": True, "access_log": None}
 """What `web.AppRunner` must be given: a caller that goes away ends its handler, whatever that waits for."""
 
+_SERVER: Final = f"swapd/{__version__}"
 _CLIENT_CLOSED: Final = 499
 """Nobody reads it: the caller is gone."""
 
@@ -134,8 +135,10 @@ def _routing_failure(request: web.Request, refusal: web.HTTPException) -> tuple[
 
 async def _finish_headers(request: web.Request, response: web.StreamResponse) -> None:
     name = request.get(REQUEST_ID) or new_request_id(request)
-    response.headers["X-Request-Id"] = name
-    response.headers[hdrs.SERVER] = f"swapd/{__version__}"
+    headers = response.headers
+    headers["X-Request-Id"] = name
+    headers[hdrs.SERVER] = _SERVER
     if Dialect.of(request) is Dialect.ANTHROPIC:
-        response.headers["Request-Id"] = name  # where its clients look for it
-    response.headers.update(request.app[GUARD].cors_headers(request))
+        headers["Request-Id"] = name  # where its clients look for it
+    if hdrs.ORIGIN in request.headers:
+        headers.update(request.app[GUARD].cors_headers(request))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel, ValidationError
 
@@ -87,14 +87,14 @@ def is_among(*harmless: object) -> Callable[[Any], bool]:
 async def _read(request: web.Request, limit: Bytes) -> bytes:
     if request.content_length is not None and request.content_length > limit:
         raise BodyTooLarge(limit)
-    body, content, now = bytearray(), request.content, asyncio.get_running_loop().time
+    body = bytearray()
     try:
-        async with asyncio.timeout(None) as patience:
-            while not content.at_eof():
-                patience.reschedule(now() + STALLED_AFTER)
-                body += await content.readany()
-                if len(body) > limit:
-                    raise BodyTooLarge(limit)
+        if request.content.is_eof():  # all of it is here, as it mostly is: no timer is needed
+            await _add(body, request.content, limit)
+        else:
+            now = asyncio.get_running_loop().time
+            async with asyncio.timeout(None) as patience:
+                await _add(body, request.content, limit, lambda: patience.reschedule(now() + STALLED_AFTER))
     except TimeoutError:
         raise InvalidRequest(
             f"cannot read the body: it stopped after {len(body)} bytes, and nothing came for {STALLED_AFTER:g} s"
@@ -102,6 +102,17 @@ async def _read(request: web.Request, limit: Bytes) -> bytes:
     except (web.RequestPayloadError, HttpProcessingError):
         raise InvalidRequest("cannot read the body: its transfer or content encoding is broken") from None
     return bytes(body)
+
+
+async def _add(
+    body: bytearray, content: StreamReader, limit: Bytes, before_each: Callable[[], None] = lambda: None
+) -> None:
+    """All that comes. Raises BodyTooLarge."""
+    while not content.at_eof():
+        before_each()
+        body += await content.readany()
+        if len(body) > limit:
+            raise BodyTooLarge(limit)
 
 
 def _is_deeper(value: Any, allowed: int) -> bool:

@@ -6,6 +6,7 @@ JSON's own types are not converted: "12" and true are no numbers. 12.0 is the in
 from __future__ import annotations
 
 from dataclasses import fields
+from operator import attrgetter
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -90,6 +91,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Breaker = Annotated[str, Field(max_length=64)]
 
 
+_NAMES: Final = tuple(field.name for field in fields(Sampling))
+_said: Final = attrgetter(*_NAMES)
+
+
 class Body(BaseModel):
     """Unknown keys are ignored: clients send much that changes nothing."""
 
@@ -129,7 +134,7 @@ class Sampled(Body):
     @property
     def sampling(self) -> Sampling:
         """What the request says of it, and None where it says nothing."""
-        said = {field.name: getattr(self, field.name) for field in fields(Sampling)}
+        said: dict[str, Any] = dict(zip(_NAMES, _said(self), strict=True))
         if self.top_k is not None:
             said["top_k"] = max(0, self.top_k)
         if self.typical_p is None:

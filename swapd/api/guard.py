@@ -10,6 +10,7 @@ import ipaddress
 import re
 import socket
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -73,25 +74,9 @@ class Guard:
         hosts = request.headers.getall(hdrs.HOST, [])
         if not hosts and local:
             return
-        if len(hosts) != 1 or not self._is_ours(hosts[0]):
+        if len(hosts) != 1 or not _is_ours(hosts[0], self.settings.allowed_hosts):
             given = hosts[0] if hosts else ""
             raise Forbidden(f"the host {given!r} is not allowed; [server] allowed_hosts names those that are")
-
-    def _is_ours(self, host: str) -> bool:
-        host = host.lower()
-        match = _HOST.fullmatch(host)
-        if match is None:
-            return False
-        name = match[1]
-        if name == "localhost" or name.endswith(".localhost"):
-            return True
-        allowed = {entry.lower() for entry in self.settings.allowed_hosts}
-        if host in allowed or name in allowed:
-            return True
-        try:
-            return ipaddress.ip_address(name.strip("[]")).is_loopback
-        except ValueError:
-            return False
 
     def _check_origin(self, request: web.BaseRequest) -> None:
         for origin in request.headers.getall(hdrs.ORIGIN, []):
@@ -116,6 +101,24 @@ class Guard:
                 "an API key is needed: send the header `Authorization: Bearer KEY` (or, as Anthropic's clients do, "
                 "`x-api-key: KEY`)"
             )
+
+
+@lru_cache(maxsize=64)
+def _is_ours(host: str, allowed_hosts: tuple[str, ...]) -> bool:
+    host = host.lower()
+    match = _HOST.fullmatch(host)
+    if match is None:
+        return False
+    name = match[1]
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    allowed = {entry.lower() for entry in allowed_hosts}
+    if host in allowed or name in allowed:
+        return True
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def is_preflight(request: web.BaseRequest) -> bool:

@@ -25,6 +25,9 @@ class Names:
         return True
 
     def find(self, name: str) -> int | None:
+        as_written = self._levels[0].get(name, [])
+        if len(as_written) == 1:
+            return as_written[0]
         for level, key in zip(self._levels, _keys(name), strict=True):
             if len(indices := level.get(key, [])) == 1:
                 return indices[0]

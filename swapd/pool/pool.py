@@ -165,8 +165,11 @@ class Pool:
         if self._prompts is not None and worker.prompts is not None:
             await self._prompts.wait_sealed(worker.prompts)
         with self._dealer.computing(worker):
-            async with worker.generate(request) as stream:
+            stream = worker.open(request)
+            try:
                 yield stream
+            finally:
+                worker.close(request.id)
 
     async def ask(self, resident: ResidentId, question: Question) -> Reply:
         worker = self._workers.get(resident)

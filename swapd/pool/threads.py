@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, Self
@@ -106,7 +105,8 @@ class Dealer:
         self._cores, self._workers, self._is_starting = cores, workers, is_starting
         self._starting_since: Seconds | None = None
         self._allowance = Allowance.whole(most)
-        self._answering: Counter[Computing] = Counter()
+        self._answering: dict[Computing, int] = {}
+        """Those that compute, and how many answers."""
         self._share = most
         """What each of those that compute has."""
         self._is_shrinking = False
@@ -122,16 +122,18 @@ class Dealer:
 
     @contextlib.contextmanager
     def computing(self, worker: Computing) -> Iterator[None]:
-        if not self._answering.total():
+        if not self._answering:
             self._begin()
-        self._answering[worker] += 1
+        self._answering[worker] = self._answering.get(worker, 0) + 1
         self._deal()
         try:
             yield
         finally:
             self._answering[worker] -= 1
-            self._deal()
-            if not self._answering.total():
+            if not self._answering[worker]:
+                del self._answering[worker]
+                self._deal()
+            if not self._answering:
                 self._idle_since = self._loop.time()
 
     def close(self) -> None:
@@ -149,14 +151,12 @@ class Dealer:
             self._timer = self._loop.call_later(SETTLE, self._open)
 
     def _deal(self) -> None:
-        busy = +self._answering
-        if busy:
-            share = max(1, self._allowance.threads // len(busy))
+        if self._answering:
+            share = max(1, self._allowance.threads // len(self._answering))
             self._is_shrinking |= share < self._share
             self._share = share
-            for worker in busy:
+            for worker in self._answering:
                 worker.use_threads(share)
-        self._answering = busy
 
     def _open(self) -> None:
         """What was before this moment is not about this answer."""
@@ -165,7 +165,7 @@ class Dealer:
 
     def _look(self) -> None:
         self._timer = None
-        if not self._answering.total():
+        if not self._answering:
             return
         free, waited = self._cores(self._workers())
         if self._is_excused():

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Final, TypeVar
 
 import structlog
@@ -142,19 +142,18 @@ class Worker:
         finally:
             self._sized = None
 
-    @contextlib.asynccontextmanager
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[Stream]:
-        """As `runtime.ports.Workers.generate`."""
+    def open(self, request: GenerationRequest) -> Stream:
+        """Its answer, of which the caller owes a `close`. Raises WorkerFailed."""
         if self.ended.done():
             raise self.ended.result()
         stream = self._streams[request.id] = Stream()
         self.send(wire.Generate(request))
-        try:
-            yield stream
-        finally:
-            del self._streams[request.id]
-            if not stream.is_over:
-                self.send(wire.Stop(request.id))
+        return stream
+
+    def close(self, request: str) -> None:
+        """What has not come of the answer is not wanted."""
+        if not self._streams.pop(request).is_over:
+            self.send(wire.Stop(request))
 
     async def ask(self, question: Question, path: str) -> Reply:
         """Raises InvalidRequest, ContextLengthExceeded, WorkerFailed."""

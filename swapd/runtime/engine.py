@@ -59,6 +59,8 @@ SETTLE_LIMIT: Final[Seconds] = 5.0
 SIZER: Final = ResidentId(0)
 """No resident; but what the sizing process holds is ours, and given back before a load."""
 SETTLE_EVERY: Final[Seconds] = 0.02
+_IDLE: Final = (MeasureMemory, Note)
+"""Commands that move nothing on."""
 
 log = structlog.get_logger("swapd.engine")
 
@@ -108,6 +110,8 @@ class Engine:
         self._revoked: dict[RequestId, RevokeLease] = {}
         self._watchers: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._fires_at: Seconds = 0.0
+        """When the timer does, if there is one: never later than the next deadline."""
         self._tasks = asyncio.TaskGroup()
         self._measuring = asyncio.Lock()
         self._health, self._untold = Health(clock), Untold()
@@ -198,7 +202,7 @@ class Engine:
         self._look_at_file(before, event)
         if isinstance(event, MemoryMeasured) and self.state.measured_at is not None:  # else it shows a load half done
             self._untold.look(self.state)
-        if any(not isinstance(command, MeasureMemory | Note) for command in commands):
+        if any(not isinstance(command, _IDLE) for command in commands):
             self._health.moved()
         for command in commands:
             self._perform(command)
@@ -364,21 +368,29 @@ class Engine:
         self.post(WorkerDied(self._clock(), resident, failure.death, failure.reason))
 
     def _arm(self) -> None:
+        """A timer that fires too early looks again: requests move the deadline all the time, and only ever to later."""
+        deadline = eviction.next_deadline(self.state)
+        if deadline is None or (self._timer is not None and self._fires_at <= deadline):
+            return
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        deadline = eviction.next_deadline(self.state)
-        if deadline is not None:
-            self._timer = self._loop.call_later(max(0.0, deadline - self._clock()), self._fire)
+        self._fires_at = deadline
+        self._timer = self._loop.call_later(max(0.0, deadline - self._clock()), self._fire)
 
     def _fire(self) -> None:
         self._timer = None
-        self.spawn(self._time_passed(), "timer")
+        deadline = eviction.next_deadline(self.state)
+        if deadline is not None and deadline <= self._clock():
+            self.spawn(self._time_passed(), "timer")
+        else:
+            self._arm()
 
     async def _time_passed(self) -> None:
         self.post(TimerFired(self._clock()))
 
     def _tell_watchers(self) -> None:
+        if not self._watchers:
+            return
         watchers, self._watchers = self._watchers, []
         for watcher in watchers:
             if not watcher.done():

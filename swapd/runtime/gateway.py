@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
 from swapd import generation
-from swapd.core import queueing
 from swapd.core.messages import (
     CatalogChanged,
     PinsChanged,
     Refusal,
-    RequestArrived,
-    RequestEnded,
     UnloadRequested,
     Usage,
 )
@@ -39,9 +35,10 @@ from swapd.errors import (
 )
 from swapd.generation import Chunk, News
 from swapd.runtime import explain, foresight, lending, plan, routing
-from swapd.runtime.asking import Answer, Ask, Progress, Watch, error_of
-from swapd.runtime.engine import Engine, Record, Refused
+from swapd.runtime.asking import Answer, Ask, Watch
+from swapd.runtime.engine import Engine, Record
 from swapd.runtime.happenings import Happenings
+from swapd.runtime.leases import Leases
 from swapd.runtime.measures import Measures
 from swapd.runtime.ports import Catalog, Clerk, Workers
 from swapd.runtime.questions import Questions, check_sight
@@ -50,8 +47,6 @@ from swapd.runtime.vectors import Vectors
 from swapd.served import Model
 from swapd.units import Bytes, Seconds, Tokens
 
-TELL_EVERY: Final[Seconds] = 5.0
-"""A waiting caller is told its place at least so often."""
 FIRST_LOOK: Final[Seconds] = 2.0
 """How long a status waits for the first measurement."""
 RESCAN_AFTER: Final[Seconds] = 2.0
@@ -71,10 +66,10 @@ class Gateway:
     ) -> None:
         self.reload = reload
         """Re-read the configuration. Raises InvalidConfig."""
-        self.questions = Questions(engine, workers, clerk, self.find, self._lease)
-        self.vectors = Vectors(engine, workers, self._options, self._lease)
+        self._leases = Leases(engine)
+        self.questions = Questions(engine, workers, clerk, self.find, self._leases.held)
+        self.vectors = Vectors(engine, workers, self._options, self._leases.held)
         self._engine, self._workers, self._catalog = engine, workers, catalog
-        self._ids = itertools.count(1)
         self._pins: dict[str, bool] = {}
         self._show = Show(engine, workers)
         self._usages: dict[RequestId, Usage] = {}
@@ -112,18 +107,18 @@ class Gateway:
     async def _attempt(self, ask: Ask, model: Model, watch: Watch | None) -> AsyncIterator[Answer]:
         entry, engine = model.entry, self._engine
         asked = engine.now()
-        lease = self._lease(
+        request_id, granting = self._leases.ask(
             model,
             ask.request.id,
             keep_alive=ask.keep_alive,
             priority=entry.priority if ask.priority is None else ask.priority,
             session=ask.session,
-            watch=watch,
         )
-        async with lease as (request_id, resident):
+        try:
+            resident = await self._leases.wait(model, request_id, granting, watch)
             granted = engine.now()
             load_s = engine.records[resident].load_s if self._was_loaded_for(resident, asked) else 0.0
-            request = replace(entry.applied(ask.request, ask.defaults), id=str(request_id), adapter=model.adapter)
+            request = entry.applied(ask.request, ask.defaults, str(request_id), model.adapter)
             try:
                 async with self._workers.generate(resident, request) as telling:
                     first = await telling.wait_first()
@@ -132,6 +127,8 @@ class Gateway:
                     yield Answer(model, placement, granted - asked, load_s, first, telling, count)
             except WorkerFailed as failure:
                 raise self._meaning(model, request_id, failure) from failure
+        finally:
+            self._leases.end(request_id, self._usages.pop(request_id, None))
 
     def _counting(
         self, model: Model, request: RequestId, resident: ResidentId, asked: Seconds, granted: Seconds
@@ -170,58 +167,6 @@ class Gateway:
         loaded_at = self._engine.state.residents[resident].loaded_at
         return loaded_at is not None and loaded_at >= asked
 
-    @contextlib.asynccontextmanager
-    async def _lease(
-        self,
-        model: Model,
-        label: str,
-        *,
-        keep_alive: Seconds | None,
-        priority: int = 0,
-        slotless: bool = False,
-        gpu_layers: int | None = None,
-        session: str | None = None,
-        watch: Watch | None = None,
-    ) -> AsyncIterator[tuple[RequestId, ResidentId]]:
-        """The right to one slot (or, slotless, the wish to have it loaded) for as long as the block runs."""
-        assert model.variant is not None
-        request = RequestId(f"{label}/{next(self._ids)}")  # a retry, or a caller's own id said twice, is another lease
-        engine = self._engine
-        engine.journal.belongs(request, session)
-        granted = engine.ask(
-            RequestArrived(
-                engine.now(),
-                request,
-                model.variant,
-                keep_alive,
-                model.entry.keep_alive,
-                priority,
-                slotless,
-                gpu_layers,
-            )
-        )
-        try:
-            try:
-                resident = await self._wait(request, granted, watch)
-            except Refused as refused:
-                raise error_of(model, refused.command) from None
-            yield request, resident
-        finally:  # synchronous, so that no cancellation can lose it
-            engine.forget(request)
-            engine.post(RequestEnded(engine.now(), request, self._usages.pop(request, None)))
-
-    async def _wait(self, request: RequestId, granted: asyncio.Future[ResidentId], watch: Watch | None) -> ResidentId:
-        engine = self._engine
-        told, told_at = None, -TELL_EVERY
-        while watch is not None and not granted.done():
-            place = queueing.place(engine.state, request)
-            if place is not None and (place != told or engine.now() - told_at >= TELL_EVERY):
-                told, told_at = place, engine.now()
-                await watch(Progress(place.reason, place.position, place.fraction))
-            news: list[asyncio.Future[Any]] = [granted, engine.next_change()]
-            await asyncio.wait(news, timeout=TELL_EVERY, return_when=asyncio.FIRST_COMPLETED)
-        return await granted
-
     # --- names
 
     def models(self) -> tuple[Model, ...]:
@@ -257,7 +202,9 @@ class Gateway:
     ) -> ResidentStatus:
         """Returns when it is ready."""
         model = await self.find(name)
-        lease = self._lease(model, "load", keep_alive=keep_alive, slotless=True, gpu_layers=gpu_layers, watch=watch)
+        lease = self._leases.held(
+            model, "load", keep_alive=keep_alive, slotless=True, gpu_layers=gpu_layers, watch=watch
+        )
         async with lease as (_, resident):
             return self._show.resident(self._engine.state.residents[resident])
 

@@ -77,6 +77,8 @@ class Journal:
         """
         self.measures = Measures()
         self._steps = 0
+        self._log = log.bind()
+        """What is told of each request goes by it: the other one looks the settings up each time."""
 
     def belongs(self, request: RequestId, session: str | None) -> None:
         """Whose conversation a request is that is about to arrive; None: nobody said."""
@@ -151,7 +153,7 @@ class Journal:
                 self._tell("revoke", request=request, refusal=str(refusal), reason=reason)
             case GrantLease(request, resident):
                 name = after.residents[resident].variant.name
-                log.debug("grant", event_id=step, request=request, model=name)
+                self._log.debug("grant", event_id=step, request=request, model=name)
                 self._tell("grant", model=name, request=request, resident=resident)
             case SizePlacement(variant, placement):
                 log.debug("size", event_id=step, model=variant.name, on=str(placement))

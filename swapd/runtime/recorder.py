@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, assert_never
 
 import structlog
 
@@ -48,7 +48,7 @@ DESCRIBE_EVERY: Final[Seconds] = 1.0
 log = structlog.get_logger("swapd.recorder")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Open:
     """A request that has not ended."""
 
@@ -57,7 +57,17 @@ class _Open:
     granted_at: Seconds | None = None
 
 
-_Note: TypeAlias = Machine | TraceModel | Call
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A request that has, the how manieth; no usage: the client left, or the answer failed."""
+
+    number: int
+    request: _Open
+    usage: Usage | None
+    at: Seconds
+
+
+_Note: TypeAlias = Machine | TraceModel | _Ended
 
 
 class Recorder(Keeping):
@@ -116,7 +126,7 @@ class Recorder(Keeping):
         for command in commands:
             match command:
                 case GrantLease(request) if request in self._open:
-                    self._open[request] = replace(self._open[request], granted_at=after.now)
+                    self._open[request].granted_at = after.now
                 case RefuseRequest(request) | RevokeLease(request):
                     self._open.pop(request, None)  # nothing that another policy would have served
                 case _:
@@ -147,7 +157,6 @@ class Recorder(Keeping):
         return Usage(read, 0, 0, took, 0.0)
 
     def _ended(self, request: _Open, usage: Usage | None, state: State) -> None:
-        """No usage: the client left, or the answer failed."""
         arrived = request.arrived
         head = state.policy, sum(device.kind is DeviceKind.GPU for device in state.devices)
         if head != self._head:
@@ -157,22 +166,7 @@ class Recorder(Keeping):
         if looked_at is None or state.now - looked_at >= DESCRIBE_EVERY:
             self._describe(arrived, state)
         self._count += 1
-        self._note(
-            Call(
-                id=str(self._count),
-                at=self._since(arrived.at),
-                model=described.name(arrived.variant),
-                prompt=usage.prompt + usage.cached if usage else 0,
-                output=usage.output if usage else 0,
-                session=request.session,
-                cached=usage.cached if usage else 0,
-                priority=arrived.priority,
-                patience=None if usage else _lasted(arrived.at, state.now),
-                waited_s=None if request.granted_at is None else _lasted(arrived.at, request.granted_at),
-                took_s=None if request.granted_at is None else _lasted(request.granted_at, state.now),
-                keep_alive=arrived.keep_alive,
-            )
-        )
+        self._note(_Ended(self._count, request, usage, state.now))
 
     def _describe(self, arrived: RequestArrived, state: State) -> None:
         variant = arrived.variant.id
@@ -181,9 +175,6 @@ class Recorder(Keeping):
         if described.is_news(self._models.get(model.name), model):
             self._models[model.name] = model
             self._note(model)
-
-    def _since(self, moment: Seconds) -> Seconds:
-        return _lasted(self._began, moment)
 
     def _note(self, note: _Note) -> None:
         if len(self._notes) >= MOST:  # what follows is told from the beginning
@@ -221,8 +212,28 @@ class Recorder(Keeping):
                 self._file.fact("", line)
             case TraceModel():
                 self._file.fact(note.name, model_line(note))
-            case Call():
-                self._file.add(call_line(note))
+            case _Ended():
+                self._file.add(call_line(self._call(note)))
+            case _:
+                assert_never(note)
+
+    def _call(self, ended: _Ended) -> Call:
+        request, usage = ended.request, ended.usage
+        arrived, granted_at = request.arrived, request.granted_at
+        return Call(
+            id=str(ended.number),
+            at=_lasted(self._began, arrived.at),
+            model=described.name(arrived.variant),
+            prompt=usage.prompt + usage.cached if usage else 0,
+            output=usage.output if usage else 0,
+            session=request.session,
+            cached=usage.cached if usage else 0,
+            priority=arrived.priority,
+            patience=None if usage else _lasted(arrived.at, ended.at),
+            waited_s=None if granted_at is None else _lasted(arrived.at, granted_at),
+            took_s=None if granted_at is None else _lasted(granted_at, ended.at),
+            keep_alive=arrived.keep_alive,
+        )
 
 
 def _lasted(since: Seconds, until: Seconds) -> Seconds:
