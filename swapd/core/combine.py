@@ -211,7 +211,10 @@ def _whole(state: State, variant: Variant) -> Placed | None:
         need = footprint.predict(state, variant, place)
         if need.fits(room):
             return Placed(variant, place, need)
-    return None
+    if placement.wanted_layers(variant, None) is not None:
+        return None
+    by_room = placement.whole_by_room(state, footprint.predictor(state, variant), room)
+    return None if by_room is None else Placed(variant, by_room, footprint.predict(state, variant, by_room))
 
 
 def _next(state: State, variant: Variant) -> Placed | None:

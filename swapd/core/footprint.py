@@ -75,12 +75,14 @@ class Predictor:
         return amounts
 
     def _sized_like(self, placement: Placement) -> list[Placement]:
-        """What was sized of this variant on as many cards with the same shares."""
+        """What was sized of this variant on as many cards, with the same shares if there is such a thing."""
         kind = len(placement.devices), placement.split
         sized = self._sized.get(kind)
         if sized is None:
             every = _sized_by_variant(self._sizes).get(self.variant.id, ())
-            sized = self._sized[kind] = [place for place in every if (len(place.devices), place.split) == kind]
+            on_as_many = [place for place in every if len(place.devices) == kind[0]]
+            alike = [place for place in on_as_many if place.split == kind[1]]
+            sized = self._sized[kind] = alike or on_as_many
         return sized
 
     def _error(self, sized: Placement) -> Mapping[DeviceId, Bytes]:

@@ -6,11 +6,11 @@ of a mixture on the CPU, fewer layers; at last the CPU alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from swapd.core import footprint
-from swapd.core.model import HOST, Device, DeviceId, DeviceKind, Placement, Variant
+from swapd.core.model import HOST, Device, DeviceId, DeviceKind, Footprint, Placement, Variant
 from swapd.core.state import State, remembered
 from swapd.core.values import replace
 from swapd.units import Bytes, Tokens
@@ -69,13 +69,26 @@ def largest(
         return None
     predict = predict or footprint.predictor(state, variant)
     best: Placement | None = None
-    # All cards first: they mostly hold the most, and of the others it is then quickly said that they hold less.
-    sets = sorted(_sets(state), key=lambda cards: -len(cards[0])) if fixed is None else ()
-    for devices, split in sets:
-        place = _largest_on(predict, room, devices, split, 1 if best is None else best.gpu_layers)
-        if place is not None and (best is None or _is_better(place, best)):
-            best = place
+    if fixed is None and variant.shape.expert_layers:
+        for devices, split in _sets(state):
+            place = _largest_mixture(predict, room, devices, split)
+            if place is not None and (best is None or place.share > best.share):
+                best = place  # of equals the first: fewest cards, most room
+    elif fixed is None:
+        best = _filled_best(state, predict, room)
     return best or next((p for p in alone(variant) if predict(p).fits(room)), None)
+
+
+def whole_by_room(state: State, predict: footprint.Predictor, room: Room) -> Placement | None:
+    """All of it over several cards whose room differs more than their sizes; None: it does not fit so either."""
+    cards = [device.id for device in usable(state)]
+    if len(cards) < 2:
+        return None
+    layers, batch = predict.variant.shape.offloadable, micro_batches(predict.variant)[0]
+    if not _may_fit(predict(Placement((cards[0],), layers, layers, batch)), room, cards):
+        return None  # mostly, and quickly said
+    place = _filled(predict, room, cards, batch)
+    return place if place is not None and place.gpu_layers == layers and predict(place).fits(room) else None
 
 
 def may_hold(state: State, predict: footprint.Predictor, room: Room, least: float) -> bool:
@@ -84,29 +97,72 @@ def may_hold(state: State, predict: footprint.Predictor, room: Room, least: floa
     Of a mixture of experts it is not said so quickly.
     """
     shape = predict.variant.shape
-    layers = shape.offloadable
-    if shape.expert_layers:
+    layers, cards = shape.offloadable, [device.id for device in usable(state)]
+    if shape.expert_layers or not cards:
         return True
     fewest = next(n for n in range(layers + 1) if n / layers >= least or n == layers)
-    batch = micro_batches(predict.variant)[-1]
-    tries = (Placement(devices, fewest, layers, batch, 0, split) for devices, split in _sets(state))
-    return any(predict(place).fits_on(place.devices, room) for place in tries)
+    return _may_fit(predict(Placement((cards[0],), fewest, layers, micro_batches(predict.variant)[-1])), room, cards)
 
 
-def _is_better(one: Placement, other: Placement) -> bool:
-    """More of it, or as much on fewer cards."""
-    return (one.share, -len(one.devices)) > (other.share, -len(other.devices))
+def _may_fit(on_one: Footprint, room: Room, cards: Sequence[DeviceId]) -> bool:
+    """Whether as much as this has together; over several cards it takes more than on one."""
+    need = sum(size for device, size in on_one.parts if device != HOST)
+    return need <= sum(max(0, room.get(card, 0)) for card in cards)
 
 
-def _largest_on(
-    predict: footprint.Predictor, room: Room, devices: tuple[DeviceId, ...], split: tuple[float, ...], least: int
+def _filled_best(state: State, predict: footprint.Predictor, room: Room) -> Placement | None:
+    """With the larger micro-batch where all of it fits with that too."""
+    cards, layers = [device.id for device in usable(state)], predict.variant.shape.offloadable
+    first, small = micro_batches(predict.variant)[0], micro_batches(predict.variant)[-1]
+    best = _filled(predict, room, cards, small)
+    if best is not None and best.gpu_layers == layers and first != small:
+        larger = _filled(predict, room, cards, first)
+        if larger is not None and larger.gpu_layers == layers and predict(larger).fits(room):
+            return larger
+    return best if best is not None and predict(best).fits(room) else None
+
+
+def _filled(predict: footprint.Predictor, room: Room, cards: Sequence[DeviceId], batch: Tokens) -> Placement | None:
+    """The most layers that the cards hold together: on each as many as its room has, on the one with most room first.
+
+    That one comes last: with the output, which may be as large as all else. None: not one layer. The host is not asked.
+    """
+    layers = predict.variant.shape.offloadable
+    found: Placement | None = None
+    for card in sorted(cards, key=lambda card: (-room.get(card, 0), card)):
+        here, size = found, room.get(card, 0)
+        on, off = 0, layers - (0 if here is None else here.gpu_layers) + 1
+        while off - on > 1:
+            middle = (on + off) // 2
+            if predict(_before(here, card, middle, layers, batch))[card] <= size:
+                on = middle
+            else:
+                off = middle
+        if on:
+            found = _before(here, card, on, layers, batch)
+        if found is not None and found.gpu_layers == layers:
+            break
+    return found
+
+
+def _before(place: Placement | None, card: DeviceId, count: int, layers: int, batch: Tokens) -> Placement:
+    """With so many layers more on another card, the ones before those that it has.
+
+    llama.cpp rounds up where a share ends: half a layer less is safe from what floats make of whole numbers.
+    """
+    if place is None:
+        return Placement((card,), count, layers, batch)
+    others = (place.split[0] + 0.5, *place.split[1:]) if place.split else (place.gpu_layers + 0.5,)
+    split = (count - 0.5, *others)
+    return Placement((card, *place.devices), count + place.gpu_layers, layers, batch, 0, split)
+
+
+def _largest_mixture(
+    predict: footprint.Predictor, room: Room, devices: tuple[DeviceId, ...], split: tuple[float, ...]
 ) -> Placement | None:
-    """With `least` layers or more: else nothing, or less. Of a mixture of experts fewer layers may be more of it."""
+    """Of a mixture of experts: those leave the cards first, of as few layers as possible, then whole layers."""
     shape = predict.variant.shape
-    layers = shape.offloadable
-
-    def fits(place: Placement) -> bool:
-        return predict(place).fits(room)
+    layers, experts = shape.offloadable, shape.expert_layers
 
     def is_on(place: Placement) -> bool:  # as far as the cards go: less there is more on the host
         return predict(place).fits_on(devices, room)
@@ -114,32 +170,15 @@ def _largest_on(
     def place(gpu_layers: int, batch: Tokens, experts: int = 0) -> Placement:
         return Placement(devices, gpu_layers, layers, batch, experts, split)
 
-    def on_host(place: Placement) -> bool:
-        return predict(place).fits_on((HOST,), room)
-
     batches = micro_batches(predict.variant)
-    small, experts = batches[-1], shape.expert_layers
-    if not experts and not is_on(place(least, small)):
-        return None
-    for batch in batches:
-        if fits(place(layers, batch)):
-            return place(layers, batch)
-    if experts and is_on(place(layers, small, experts)):
+    small = batches[-1]
+    most = next((place(layers, batch) for batch in batches if is_on(place(layers, batch))), None)
+    if most is None and is_on(place(layers, small, experts)):
         most = place(layers, small, _first(lambda n: is_on(place(layers, small, n)), 1, experts))
-        return most if fits(most) else None
-    on, off = 1 if experts else least, layers
-    if experts and not is_on(place(on, small, 1)):
-        return None
-    while off - on > 1:
-        middle = (on + off) // 2
-        if is_on(place(middle, small, min(experts, middle))):
-            on = middle
-        elif not on_host(place(middle, small, min(experts, middle))):
-            return None  # with fewer layers on the cards there are more here
-        else:
-            off = middle
-    most = place(on, small, min(experts, on))
-    return most if fits(most) else None
+    elif most is None and is_on(place(1, small, 1)):
+        less = _first(lambda n: is_on(place(layers - n, small, min(experts, layers - n))), 1, layers - 1)
+        most = place(layers - less, small, min(experts, layers - less))
+    return most if most is not None and predict(most).fits(room) else None
 
 
 def together(state: State, cards: Iterable[Device]) -> tuple[tuple[DeviceId, ...], tuple[float, ...]]:

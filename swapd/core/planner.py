@@ -161,7 +161,7 @@ class _Question:
             part = self._in_part(self.room)
             if part is not None:
                 return Go(part)
-        options = possible or self._last_resort()
+        options = possible or (self._by_room(self.ceiling) if self.fixed is None else []) or self._last_resort()
         if not options:
             return self._never()
         plans = self._evicting(options)
@@ -179,7 +179,13 @@ class _Question:
         if self.places:
             return None
         fitting = next(((place, need) for place, need in options if need.fits(self.room)), None)
+        if fitting is None and self.fixed is None:
+            fitting = next(iter(self._by_room(self.room)), None)
         return None if fitting is None else self._plan(Choice.LOAD, *fitting)
+
+    def _by_room(self, room: Mapping[DeviceId, Bytes]) -> list[tuple[Placement, Footprint]]:
+        place = placement.whole_by_room(self.state, self.predict, self.cautious(room))
+        return [] if place is None else [(place, self.need(place))]
 
     def _in_part(self, room: Mapping[DeviceId, Bytes], least: float = 0.0) -> Plan | None:
         """As much of it on the GPU as the room holds, down to the CPU alone; None also if less than `least`."""

@@ -234,6 +234,48 @@ def test_unequal_cards_get_unequal_shares() -> None:
     assert resident.footprint[CARD] == 11 * 12 * GiB // 16
 
 
+def test_beside_another_it_is_split_as_there_is_room_and_nobody_leaves() -> None:
+    """Half on each card would not fit; the output, last of all, is on the card with most room."""
+    model = layered("m", 16, 13 * GiB)
+    desk = Desk(cards=(CARD, OTHER_CARD))
+    desk.idle(A)
+    desk.serve(model, "1")
+    resident = desk.resident(model)
+    assert resident.placement == Placement((CARD, OTHER_CARD), 16, 16, 512, 0, (3.5, 12.5))
+    assert resident.footprint[OTHER_CARD] == 12 * 13 * GiB // 16
+    assert desk.resident(A).phase is Phase.READY
+
+
+def test_what_others_keep_of_one_card_is_no_reason_to_put_less_on_the_other() -> None:
+    model = layered("m", 16, 14 * GiB)
+    desk = Desk(cards=(CARD, OTHER_CARD))
+    desk.foreign[CARD] = 5 * GiB
+    desk.serve(model, "1")
+    assert desk.resident(model).placement.share == 1.0
+
+
+def test_in_part_each_card_holds_as_many_layers_as_it_has_room_for() -> None:
+    model = layered("m", 20, 20 * GiB)
+    desk = Desk(cards=(CARD, OTHER_CARD), overflow=Overflow.OFFLOAD)
+    desk.idle(A)
+    desk.serve(model, "1")
+    resident = desk.resident(model)
+    assert resident.placement.gpu_layers == 14
+    assert (resident.footprint[CARD], resident.footprint[OTHER_CARD]) == (4 * GiB, 10 * GiB)
+
+
+def test_a_large_output_is_put_where_there_is_room_for_it() -> None:
+    plain = layered("m", 9, 12 * GiB)
+    shape = replace(plain.shape, layer_weights=(GiB // 2,) * 8, output_weights=8 * GiB)
+    model = replace(plain, shape=shape)
+    desk = Desk(cards=(CARD, OTHER_CARD))
+    desk.cards[OTHER_CARD] = 4 * GiB
+    desk.serve(model, "1")
+    resident = desk.resident(model)
+    assert resident.placement.share == 1.0
+    assert resident.placement.devices == (OTHER_CARD, CARD)
+
+
 def test_what_one_card_holds_is_not_split() -> None:
     desk = Desk(cards=(CARD, OTHER_CARD))
     desk.serve(variant("m", 10 * GiB), "1")
