@@ -167,6 +167,23 @@ def test_of_two_cards_the_one_with_more_room_is_taken(soft_gpu: MakeSoftGPU, sta
     assert gpu.refusals() == []
 
 
+def test_what_neither_card_holds_beside_the_other_is_split_as_there_is_room(
+    soft_gpu: MakeSoftGPU, start_on: StartOn
+) -> None:
+    """Equal shares would not fit; llama.cpp puts the layers where the core said, and the text is the same."""
+    gpu = soft_gpu("224MiB", "136MiB", context=CONTEXT)
+    daemon = start_on(gpu)
+    texts = [daemon.chat(model, "Tell me about the sea.", max_tokens=12)[1]["choices"][0] for model in "ab"]
+
+    assert daemon.resident_names() == {"a", "b"}
+    assert texts[0]["message"]["content"] == texts[1]["message"]["content"]
+    split = resident(daemon, "b")
+    assert (split["gpu_layers"], split["placement"]) == (ALL, "100% GPU")
+    held = {f"cuda:{card}": gpu.holders(card)[split["pid"]] for card in gpu.cards}
+    assert all(abs(split["predicted"][card] - size) <= 4 * MiB for card, size in held.items())
+    assert gpu.refusals() == []
+
+
 def test_without_an_answer_of_the_driver_residents_serve_and_nothing_goes_to_the_card(
     soft_gpu: MakeSoftGPU, start_on: StartOn
 ) -> None:
