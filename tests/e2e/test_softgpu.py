@@ -146,7 +146,7 @@ def test_foreign_memory_counts_at_the_next_load(soft_gpu: MakeSoftGPU, start_on:
     with gpu.foreign("150MiB", name="render-farm"):
         assert load_whole(daemon, "b")[0] == 200
         assert daemon.resident_names() == {"b"}
-        assert daemon.status()["devices"][0]["foreign"] == 150 * MiB
+        daemon.wait_status(lambda status: status["devices"][0]["foreign"] == 150 * MiB)  # the one before has ended
         status, refusal = load_whole(daemon, SMOL)
         assert (status, refusal["error"]["code"]) == (507, "does_not_fit")
         assert daemon.resident_names() == {"b"}
