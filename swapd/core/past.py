@@ -18,6 +18,8 @@ from swapd.units import Seconds, Tokens
 
 MEMORY: Final[Seconds] = 600.0
 """Requests count less and less: after so long a third of them."""
+SURGING: Final[Seconds] = 60.0
+"""The same where only what goes on just now is of interest."""
 LEARNING: Final = 0.3
 """How much the last of several measurements counts."""
 ENOUGH: Final[Tokens] = 32
@@ -36,6 +38,8 @@ class Past:
     asked_at: Seconds
     weight: float = 0.0
     """Requests, each counting exp(-age / MEMORY), as of `asked_at`."""
+    lately: float = 0.0
+    """The same, each counting exp(-age / SURGING)."""
     load: Seconds | None = None
     """From the start of the process until ready, all of it on the GPU; lately, wherever the weights were."""
     loads: Mapping[Tier, Seconds] = field(default_factory=dict)
@@ -55,12 +59,19 @@ class Past:
         """Requests a second lately."""
         return self.weight * math.exp(-max(0.0, now - self.asked_at) / MEMORY) / MEMORY
 
+    def surge(self, now: Seconds) -> float:
+        """Requests a second just now, where they are more than lately."""
+        return max(self.rate(now), self._lately(now) / SURGING)
+
+    def _lately(self, now: Seconds) -> float:
+        return self.lately * math.exp(-max(0.0, now - self.asked_at) / SURGING)
+
     def chance(self, now: Seconds, horizon: Seconds) -> float:
         """That it is asked for within the horizon, if requests come as they did."""
         return 1.0 - math.exp(-self.rate(now) * horizon)
 
     def asked(self, now: Seconds) -> Past:
-        past = replace(self, asked_at=now, weight=self.rate(now) * MEMORY + 1.0)
+        past = replace(self, asked_at=now, weight=self.rate(now) * MEMORY + 1.0, lately=self._lately(now) + 1.0)
         if self.rested_at is None:
             return past
         which = bisect_left(GAPS, now - self.rested_at)

@@ -96,8 +96,12 @@ def decide(state: State, group: Group, gpu_layers: int | None) -> Verdict:
         for least in placement.alone(variant):
             if not footprint.is_known(state, variant, least):
                 return Size(least)
-    if isinstance(verdict, Go) and not footprint.is_known(state, variant, verdict.plan.placement):
-        return Size(verdict.plan.placement)
+    if isinstance(verdict, Go):
+        plan = verdict.plan
+        if not footprint.is_known(state, variant, plan.placement):
+            return Size(plan.placement)
+        if plan.leaving and sparing.is_too_soon(state, group, plan.need, plan.leaving):
+            return Wait()
     return verdict
 
 

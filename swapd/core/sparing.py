@@ -6,13 +6,13 @@ the group is overdue (the idle), or pressing (those at work): the bound on waiti
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from swapd.core import costs
 from swapd.core.group import Group
 from swapd.core.messages import Ranking
-from swapd.core.model import ResidentId
+from swapd.core.model import Footprint, ResidentId
 from swapd.core.past import GAPS
 from swapd.core.resident import Phase, Resident
 from swapd.core.state import State, remembered
@@ -30,7 +30,7 @@ DOUBT: Final = 1.0
 COMPANY: Final = 0.5
 """Whoever comes while a model is away does not come alone: of those expected in the time so many count as its loss."""
 DEAR: Final = 2.0
-"""Of what is lost when one at work leaves: rates are means over minutes, and it is at work because they are higher."""
+"""Of what is lost where one at work leaves: who comes meanwhile waits for the others too, once it is back."""
 
 
 def spared(state: State, group: Group) -> frozenset[ResidentId]:
@@ -89,9 +89,26 @@ def is_kept(state: State, resident: Resident, away: Seconds) -> bool:
 def is_worth_more(state: State, resident: Resident, group: Group, away: Seconds) -> bool:
     """One at work whose own would wait longer, all together, than those who are overdue until they are pressing."""
     own = state.waiting.get(resident.variant.id)
-    coming = costs.rate(state, resident.variant) * away
+    coming = costs.past(state, resident.variant).surge(state.now) * away
     lost = ((0 if own is None else own.clients) + coming) * away
     return DEAR * lost > group.clients * (state.pressing_at(group) - state.now)
+
+
+def is_too_soon(state: State, group: Group, need: Footprint, leaving: Iterable[Resident]) -> bool:
+    """Whether these would leave in vain for now: the load has to wait for others who drain, and the group can.
+
+    Those who drain may take long, and whoever is idle can answer until then.
+    """
+    draining = state.in_phases([Phase.DRAINING])
+    if not draining or state.is_overdue(group):
+        return False
+    held, budgets = state.held(), state.budgets()
+    gone = [*leaving, *state.in_phases([Phase.UNLOADING])]
+    return any(
+        held[device] - sum(r.takes(device) for r in gone) + size > budgets[device]
+        and any(r.takes(device) for r in draining)
+        for device, size in need.parts
+    )
 
 
 def next_look(state: State) -> Iterator[Seconds]:

@@ -9,9 +9,10 @@ import pytest
 from swapd.core.messages import Ranking
 from swapd.core.past import GAPS, Past
 from swapd.units import GiB
-from tests.core.builders import Desk, Phase, variant
+from tests.core.builders import Desk, Phase, stopped, variant
 
 A, B = variant("a", 8 * GiB), variant("b", 8 * GiB)
+SMALL, OTHER = variant("small", 4 * GiB), variant("other", 4 * GiB)
 WAIT = 30.0
 SOON = tuple(20.0 * (gap == 0.5) for gap in (*GAPS, 0.0))
 """Asked for again within half a second, always."""
@@ -125,3 +126,52 @@ def test_one_at_work_with_a_short_queue_leaves_at_max_wait() -> None:
     desk.later(WAIT)
     desk.measured()
     assert desk.phase(1) is Phase.DRAINING
+
+
+def draining() -> Desk:
+    """Of two small ones one is idle and the other, at work, is to leave; B needs the room of both."""
+    desk = Desk(max_wait=WAIT, min_residency=0.0, overflow="evict")
+    desk.serve(SMALL, "1")
+    desk.ends("1")
+    desk.serve(OTHER, "2")
+    desk.unload(OTHER.name)
+    desk.wants(B, "3")
+    return desk
+
+
+def test_nobody_idle_leaves_before_those_who_drain_have_ended_and_until_then_it_answers() -> None:
+    desk = draining()
+    assert stopped(desk.measured()) == []
+    desk.wants(SMALL, "4")
+    assert desk.holder("4") == 1
+    desk.ends("4")
+    desk.ends("2")
+    desk.gone(2)
+    assert stopped(desk.measured()) == [1]
+
+
+def test_an_overdue_group_has_the_idle_leave_though_others_still_drain() -> None:
+    desk = draining()
+    desk.measured()
+    desk.later(WAIT)
+    desk.measured()
+    assert desk.phase(1) is Phase.UNLOADING
+    assert desk.phase(2) is Phase.DRAINING
+
+
+def test_one_at_work_in_a_surge_is_kept_longer_than_its_usual_rate_says() -> None:
+    """Both were asked for as often in the last ten minutes; of one all in the last minute."""
+    kept = {}
+    for lately in (0.0, 60.0):
+        desk = resting()
+        desk.wants(A, "a2")
+        remembering(desk, busy=0.1)
+        past = desk.state.pasts[A.id]
+        surging = replace(past, lately=lately, rested_at=None)
+        desk.state = replace(desk.state, pasts={**desk.state.pasts, A.id: surging})
+        desk.wants(B, "b1")
+        desk.measured()
+        desk.later(WAIT)
+        desk.measured()
+        kept[lately] = desk.phase(1)
+    assert kept == {0.0: Phase.DRAINING, 60.0: Phase.READY}

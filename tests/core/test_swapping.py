@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from swapd.core.messages import RequestEnded, RevokeLease
+import pytest
+
+from swapd.core.messages import Ranking, RequestEnded, RevokeLease
 from swapd.core.model import RequestId
 from swapd.units import GiB
 from tests.core.builders import Desk, Phase, granted, started, stopped, variant
@@ -41,13 +43,16 @@ def test_new_requests_do_not_bring_a_draining_model_back() -> None:
     assert desk.state.find_waiting(RequestId("3")) is not None
 
 
-def test_traffic_without_a_gap_keeps_nobody_out_longer_than_max_wait() -> None:
-    """Scenario 7: once overdue, no later request gets a slot of the model that has to leave."""
-    desk = Desk(max_wait=WAIT)
+@pytest.mark.parametrize(("ranking", "latest"), [(Ranking.LRU, WAIT), (Ranking.COST, 3 * WAIT)])
+def test_traffic_without_a_gap_keeps_nobody_out_longer_than_max_wait(ranking: Ranking, latest: float) -> None:
+    """Scenario 7: once overdue, no later request gets a slot of the model that has to leave; it may stay three times
+    as long where its own lose more.
+    """
+    desk = Desk(max_wait=WAIT, ranking=ranking)
     two = variant("a", 8 * GiB, slots=2)
     desk.serve(two, "0")
     desk.wants(B, "b")
-    for turn in range(1, 20):
+    for turn in range(1, 40):
         desk.later(0.5)
         desk.wants(two, str(turn))
         desk.measured() if desk.state.is_measuring else []
@@ -55,7 +60,7 @@ def test_traffic_without_a_gap_keeps_nobody_out_longer_than_max_wait() -> None:
         desk.measured() if desk.state.is_measuring else []
         if desk.phase(1) is Phase.UNLOADING:
             break
-    assert desk.at <= WAIT + 1.0
+    assert desk.at <= latest + 1.0
     desk.gone(1)
     assert started(desk.measured()) == ["b"]
 
