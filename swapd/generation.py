@@ -6,10 +6,14 @@ Built by `api/*`, carried by `wire`, done by `worker`; nobody else looks inside.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Final, TypeAlias
+
+import msgspec
+from msgspec.structs import fields
 
 from swapd.units import Seconds, Tokens
 
@@ -82,8 +86,7 @@ class ToolChoice(StrEnum):
     """At least one call, of any tool, or of the one that `tool_name` names: a grammar forces it, on every model."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
+class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     """How the next token is drawn; None: whoever comes next in `over` decides. Names and meanings are llama-server's.
 
     temperature 0 is greedy; top_k 0, top_p 1, min_p 0, typical_p 1, top_n_sigma -1 and xtc_probability 0 switch those
@@ -120,12 +123,15 @@ class Sampling:
 
     def over(self, *defaults: Sampling) -> Sampling:
         """These values, and where one is None the first default's that is not."""
-        values = _said(self)
-        for default in defaults:
-            if None not in values:
-                break
-            values = [own if own is not None else other for own, other in zip(values, _said(default), strict=True)]
-        return Sampling(*values)
+        pairs = zip(_said(self), _under(defaults), strict=True)
+        return Sampling(*[default if value is None else value for value, default in pairs])
+
+
+@lru_cache(maxsize=256)
+def _under(defaults: tuple[Sampling, ...]) -> Sequence[Any]:
+    """The same few for every request."""
+    columns = zip(*map(_said, defaults), strict=True)
+    return [next((value for value in column if value is not None), None) for column in columns]
 
 
 _said: Final[Callable[[Sampling], Sequence[Any]]] = attrgetter(*(field.name for field in fields(Sampling)))
@@ -160,8 +166,7 @@ NEUTRAL: Final = Sampling(
 """What None means in the end: nothing is filtered or penalised, the seed is drawn; strengths are llama-server's."""
 
 
-@dataclass(frozen=True, slots=True)
-class GenerationRequest:
+class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """One answer wanted from one model.
 
     Either `messages`, which the model's chat template renders, or `prompt`, which the model reads as it
@@ -173,7 +178,7 @@ class GenerationRequest:
     id: str
     messages: tuple[Message, ...] = ()
     prompt: str | tuple[int, ...] = ""
-    sampling: Sampling = field(default=Sampling())
+    sampling: Sampling = Sampling()
     max_tokens: Tokens | None = None
     stop: tuple[str, ...] = ()
     echo: bool = False
@@ -257,8 +262,7 @@ class StopReason(StrEnum):
     """The caller went away."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """What an answer cost. `cached` of the `prompt` tokens were already in the slot; the others were evaluated."""
 
     prompt: Tokens = 0
@@ -277,8 +281,7 @@ class Usage:
         return self.prompt - self.cached
 
 
-@dataclass(frozen=True, slots=True)
-class CallPart:
+class CallPart(msgspec.Struct, frozen=True):
     """A piece of a tool call: `id` and `name` come whole and once, with the first part; `arguments` grow.
 
     `index` counts the answer's calls from 0; the parts of one call come in a row. A call without arguments has "{}".
@@ -290,8 +293,7 @@ class CallPart:
     arguments: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Likelihood:
+class Likelihood(msgspec.Struct, frozen=True):
     """Of one token: the natural logarithm of its probability, of all tokens before any filter unless asked otherwise.
 
     0 where only the token was asked for."""
@@ -301,8 +303,7 @@ class Likelihood:
     logprob: float
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
+class TokenLogprob(msgspec.Struct, frozen=True):
     """A drawn token, and the likeliest tokens in its place, best first."""
 
     drawn: Likelihood
@@ -311,8 +312,7 @@ class TokenLogprob:
     """Of a prompt's tokens: nothing comes before it, and its logarithm says nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True):
     """A piece of the answer (whole characters only), and how many tokens went into it.
 
     `text` is the answer proper; what the model thought and the tools that it calls are kept apart from it.
@@ -351,8 +351,7 @@ class Chunk:
         return not self.text or not next_one.thinking
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(msgspec.Struct, frozen=True):
     """How an answer ended: the last thing a stream of chunks yields."""
 
     reason: StopReason

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from msgspec import structs
+
 from swapd.core.model import Variant
 from swapd.core.values import replace
 from swapd.generation import GenerationRequest, Message, Role, Sampling
@@ -94,7 +96,7 @@ class ModelEntry:
         turns = request.messages
         if turns and self.system and not any(turn.role in (Role.SYSTEM, Role.DEVELOPER) for turn in turns):
             turns = (Message(Role.SYSTEM, self.system), *turns)
-        return replace(
+        return structs.replace(
             request,
             id=request.id if unique is None else unique,
             adapter=adapter or request.adapter,

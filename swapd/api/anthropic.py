@@ -7,11 +7,11 @@ its clients send (`anthropic-version`, `anthropic-beta`) change nothing here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final, assert_never
 
 import msgspec
 from aiohttp import web
+from msgspec.structs import replace
 
 from swapd.api.answers import Whole, give
 from swapd.api.anthropic_bodies import CountBody, read_count, read_messages

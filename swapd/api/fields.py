@@ -5,10 +5,10 @@ JSON's own types are not converted: "12" and true are no numbers. 12.0 is the in
 
 from __future__ import annotations
 
-from dataclasses import fields
 from operator import attrgetter
 from typing import Annotated, Any, Final
 
+from msgspec.structs import fields, replace
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from swapd.generation import Sampling
@@ -91,8 +91,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Breaker = Annotated[str, Field(max_length=64)]
 
 
-_NAMES: Final = tuple(field.name for field in fields(Sampling))
-_said: Final = attrgetter(*_NAMES)
+_said: Final = attrgetter(*(field.name for field in fields(Sampling)))
 
 
 class Body(BaseModel):
@@ -134,11 +133,11 @@ class Sampled(Body):
     @property
     def sampling(self) -> Sampling:
         """What the request says of it, and None where it says nothing."""
-        said: dict[str, Any] = dict(zip(_NAMES, _said(self), strict=True))
-        if self.top_k is not None:
-            said["top_k"] = max(0, self.top_k)
-        if self.typical_p is None:
-            said["typical_p"] = self.typ_p
+        said = Sampling(*_said(self))
+        if self.top_k is not None and self.top_k < 0:
+            said = replace(said, top_k=0)
+        if self.typical_p is None and self.typ_p is not None:
+            said = replace(said, typical_p=self.typ_p)
         if self.dry_sequence_breakers is not None:
-            said["dry_sequence_breakers"] = tuple(self.dry_sequence_breakers)
-        return Sampling(**said)
+            said = replace(said, dry_sequence_breakers=tuple(self.dry_sequence_breakers))
+        return said

@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from swapd import __version__
 from swapd.api.answers import Whole, give

@@ -5,7 +5,7 @@ Used by `ollama.py` for `/api/generate`. Nothing is kept here.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from swapd.errors import SwapdError
 from swapd.generation import GenerationRequest

@@ -5,10 +5,10 @@ Bodies are checked in `openai_bodies.py`; the words of the answers are in `opena
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from swapd.api.answers import give
 from swapd.api.bodies import read_object

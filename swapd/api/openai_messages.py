@@ -6,9 +6,10 @@ Used by `openai_bodies.py` and `llamaserver_bodies.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeVar
 
+from msgspec.structs import replace
 from pydantic import BeforeValidator, Field, model_validator
 
 from swapd.api.fields import MAX_MESSAGES, Absent, Body, Whole

@@ -9,9 +9,10 @@ import codecs
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import ClassVar, Final, assert_never
+
+from msgspec.structs import replace
 
 from swapd import __version__
 from swapd.api.answers import Whole, thoughts_of

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, get_args
+
+from msgspec.structs import fields
 
 from swapd.generation import Sampling
 from swapd.host import folders
@@ -210,8 +212,8 @@ def _says(params: Mapping[str, Any]) -> ModelEntry:
     """An Ollama model's own parameters; values that make no sense are left out, as Ollama does with unknown ones."""
     values: dict[str, Any] = {}
     for each in fields(Sampling):
-        value, kinds = params.get(each.name), _kinds(each.type)
-        if type(value) in kinds or (float in kinds and type(value) is int):
+        value, kinds = params.get(each.name), get_args(each.type)
+        if type(value) in (int, float) and (type(value) in kinds or float in kinds):
             values[each.name] = value
     stop, context, most = params.get("stop"), params.get("num_ctx"), params.get("num_predict")
     return ModelEntry(
@@ -220,11 +222,6 @@ def _says(params: Mapping[str, Any]) -> ModelEntry:
         context=context if type(context) is int and context > 0 else None,
         max_tokens=most if type(most) is int and most >= 0 else None,
     )
-
-
-def _kinds(annotation: object) -> tuple[type, ...]:
-    """Of `float | None` as written: the simple types that a value may have."""
-    return tuple(kind for kind in (int, float) if kind.__name__ in str(annotation).split(" | "))
 
 
 # --- names and files

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Self, assert_never
 
+import msgspec
+
 from swapd.core.messages import Refusal, RefuseRequest
 from swapd.errors import DoesNotFit, ModelUnusable, Overloaded, Stopping, SwapdError, Unloaded, WorkerCrashed
 from swapd.generation import Chunk, Ending, GenerationRequest, News, Sampling, Say
@@ -18,8 +20,7 @@ from swapd.served import Model
 from swapd.units import Seconds, Tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True):
     """One request for an answer, as a dialect understood it.
 
     Sampling values that `request` leaves None come from the model's options, then from `defaults`.

@@ -8,13 +8,13 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
-from dataclasses import fields
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 import llama_cpp.llama_cpp as C  # noqa: N812
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import asdict
 
 from swapd.errors import InvalidRequest
 from swapd.generation import NEUTRAL, SAMPLERS, Sampling
@@ -32,8 +32,7 @@ Candidates: TypeAlias = npt.NDArray[np.int64]
 def complete(sampling: Sampling) -> Sampling:
     """Without any None. Raises InvalidRequest on numbers that no draw can be made with."""
     use = sampling.over(NEUTRAL)
-    for field in fields(use):
-        name, value = field.name, getattr(use, field.name)
+    for name, value in asdict(use).items():
         if isinstance(value, tuple):
             continue
         if not math.isfinite(value):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from swapd.generation import Chunk, Likelihood, Sampling, TokenLogprob, Usage
 from tests.api.conftest import ENDING, Client, ScriptedGateway, lines_of

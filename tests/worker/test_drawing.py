@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from swapd.generation import Likelihood, Sampling, StopReason, TokenLogprob
 from swapd.worker.likelihoods import Untold

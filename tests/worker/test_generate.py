@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from swapd.generation import Message, Role, Sampling, StopReason
 from swapd.wire import Generate, Loaded, Pieces, Ping, Pong

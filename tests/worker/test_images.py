@@ -8,10 +8,10 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from swapd.generation import GenerationRequest, Image, Message, Role
 from swapd.savedstate import SUFFIX, seal

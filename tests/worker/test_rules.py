@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import jsonschema
 import pytest
+from msgspec.structs import replace
 
 from swapd.errors import InvalidRequest
 from swapd.generation import GenerationRequest, Message, Role, Sampling, StopReason, Tool, ToolCall, ToolChoice

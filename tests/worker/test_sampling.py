@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import math
-from dataclasses import replace
 
 import llama_cpp.llama_cpp as C  # noqa: N812
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from swapd.errors import InvalidRequest
 from swapd.generation import Sampling
@@ -51,4 +51,4 @@ def test_penalties_change_logits_as_llama_cpp_does(last: int) -> None:
 )
 def test_impossible_numbers_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InvalidRequest, match=next(iter(wrong))):
-        chain.complete(replace(Sampling(), **wrong))  # type: ignore[arg-type]
+        chain.complete(replace(Sampling(), **wrong))
