@@ -44,6 +44,26 @@ def test_no_order_is_better_and_one_is_as_good(number: int) -> None:
     assert optimum.exact(trace, UNLOAD).delay == pytest.approx(best_of_all_orders(trace))
 
 
+def test_who_may_not_let_the_card_stand_idle_serves_whoever_is_there_first() -> None:
+    """One that comes a moment before three others: it is better to wait for them, if one knows that they come."""
+    trace = generate.small(0)
+    one, other = (replace(model, load_s=2.0, cold_load_s=2.0, prefill=1000.0, decode=10.0) for model in trace.models)
+    calls = (Call("1", 0.0, one.name, 0, 100), *(Call(str(n), 0.5, other.name, 0, 10) for n in (2, 3, 4)))
+    crowd = replace(trace, models=(one, other), calls=calls)
+    knowing = (2.0) + (2.0 + 1.0) + (2.0 + 2.0) + (0.5 + 2.0 + 3.0 + UNLOAD + 2.0)
+    eager = 2.0 + 3 * (2.0 + 10.0 + UNLOAD + 2.0 - 0.5) + 1.0 + 2.0
+    assert optimum.exact(crowd, UNLOAD).delay == pytest.approx(knowing)
+    assert optimum.exact(crowd, UNLOAD, is_eager=True).delay == pytest.approx(eager)
+
+
+@pytest.mark.parametrize("number", range(generate.SMALL))
+def test_resident_first_never_lets_the_card_stand_idle_and_is_not_below_the_best_of_those(number: int) -> None:
+    trace = generate.small(number)
+    eager = optimum.exact(trace, is_eager=True).delay
+    assert optimum.exact(trace).delay <= eager + 1e-9
+    assert report.measure(trace, run(trace, Policy(), "resident-first")).delay >= eager - 1e-9
+
+
 @pytest.mark.parametrize("number", range(0, generate.SMALL, 2))
 def test_the_lower_bound_is_never_above_the_optimum_and_says_something(number: int) -> None:
     trace = generate.small(number)

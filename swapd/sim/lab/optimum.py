@@ -10,6 +10,7 @@ but it loads nothing for nobody. It interrupts no call, and a model that serves 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Final, TypeAlias
@@ -66,12 +67,15 @@ _Trail: TypeAlias = tuple["_Trail | None", Step]
 """The last step and the trail before it."""
 
 
-def exact(trace: Trace, unload_s: Seconds = UNLOAD) -> Optimum:
+def exact(trace: Trace, unload_s: Seconds = UNLOAD, *, is_eager: bool = False) -> Optimum:
     """The least total delay of any schedule, for one model on the card at a time and one slot.
 
     At the beginning nothing is resident and no file was read: the first load of each takes `cold_load_s`, later ones
     `load_s`. An idle model may be unloaded ahead of the next load. What a load is for need not be what is served first
     after it. Priorities and pins do not count.
+
+    `is_eager`: only of schedules that know everything too, but never let the card stand idle while somebody waits, nor
+    load for nobody's answer: to gain by that they would have to know what comes.
 
     Raises ValueError for more than MOST calls, two models that fit together, one that does not fit, several slots, or
     calls with cached tokens or a patience.
@@ -85,23 +89,28 @@ def exact(trace: Trace, unload_s: Seconds = UNLOAD) -> Optimum:
 
     # In order of the number served and then of time: of those that come to the same point later, only a smaller delay
     # is worth going on with, since whoever is there sooner could wait.
-    best: dict[_Point, Seconds] = {}
+    best: dict[tuple[_Point, Seconds, bool], Seconds] = {}
     serial = 0
     heap: list[tuple[int, Seconds, Seconds, int, _Point, _Trail | None]] = [(0, 0.0, 0.0, 0, _Point(0, None, 0), None)]
     goal: tuple[Seconds, _Trail | None] | None = None
     while heap:
         count, now, delay, _, point, trail = heappop(heap)
-        if point in best and best[point] <= delay:
+        is_loaded = is_eager and trail is not None and trail[1].call is None  # and must serve somebody next
+        same = point, now if is_eager else 0.0, is_loaded  # who may not wait is not better off for being there sooner
+        if same in best and best[same] <= delay:
             continue
-        best[point] = delay
+        best[same] = delay
         if point.served == everyone:
             if goal is None or delay < goal[0]:
                 goal = delay, trail
             continue
         free = now if point.resident is None else now + unload_s
         waiting = [number for number in range(len(calls)) if not point.served >> number & 1]
-        for asked in {calls[number][1] for number in waiting} - {point.resident}:
+        latest = max(now, min(calls[number][0].at for number in waiting)) if is_eager else math.inf
+        for asked in {calls[number][1] for number in waiting} - {point.resident} if not is_loaded else ():
             arrival = min(calls[number][0].at for number in waiting if calls[number][1] == asked)
+            if arrival > latest:
+                continue
             is_warm = point.warm >> asked & 1
             begun = max(free, arrival)
             end = begun + (models[asked].load_s if is_warm else models[asked].cold_load_s)
@@ -110,7 +119,7 @@ def exact(trace: Trace, unload_s: Seconds = UNLOAD) -> Optimum:
             heappush(heap, (count, end, delay, serial, there, (trail, Step(begun, end, models[asked].name))))
         for number in waiting:
             call, asked, alone = calls[number]
-            if asked != point.resident or before[number] & ~point.served:
+            if asked != point.resident or before[number] & ~point.served or call.at > latest:
                 continue
             begun = max(now, call.at)
             end = begun + alone
