@@ -84,10 +84,10 @@ class Victims:
 
         Not `is_hurried`: at some time those at work may leave.
         """
-        self._state, self._room, self._places, self._way = state, room, places, (busy, is_hurried)
-        self._newcomer, self._spared = newcomer, spared
-        self._taken, self._freed = _taken(state), _freed(state)[self._way]
-        self._by_use = self._without(_by_use(state))
+        way = busy, is_hurried
+        self._state, self._room, self._places = state, room, places
+        self._taken, self._freed = _taken(state), _freed(state)[way]
+        self._by_use = [r for r in _by_use(state)[way] if r.variant.id != newcomer and r.id not in spared]
 
     def of(self, need: Footprint) -> tuple[Resident, ...] | None:
         """The least recently used, or those whose loss costs clearly less; None: not enough."""
@@ -102,13 +102,11 @@ class Victims:
         enough = CLEARLY * sum([regrets[r.id] for r in oldest])
         if min([regrets[r.id] for r in self._by_use]) >= enough:
             return oldest  # nobody alone costs less
-        cheapest = self._sufficient(need, self._without(_by_regret(self._state)))
+        able = {r.id for r in self._by_use}
+        cheapest = self._sufficient(need, [r for r in _by_regret(self._state) if r.id in able])
         if cheapest is None or sum([regrets[r.id] for r in cheapest]) >= enough:
             return oldest
         return cheapest if self._at_work(cheapest) <= self._at_work(oldest) else oldest
-
-    def _without(self, orders: Mapping[_Way, tuple[Resident, ...]]) -> list[Resident]:
-        return [r for r in orders[self._way] if r.variant.id != self._newcomer and r.id not in self._spared]
 
     def _at_work(self, leaving: Iterable[Resident]) -> int:
         return sum(not self._state.is_idle(r) for r in leaving)
@@ -124,7 +122,7 @@ class Victims:
                 break
             takes, is_of_use = taken[resident.id], places > 0
             for device, lack in lacks.items():
-                if size := takes[device]:
+                if size := takes.get(device, 0):
                     is_of_use = True
                     lacks[device] = lack - size
                     short -= lack > 0 >= lack - size
@@ -135,10 +133,10 @@ class Victims:
         spare, kept = len(chosen) - places, []
         for resident in reversed(chosen):
             takes = taken[resident.id]
-            if spare and not any(lack + takes[device] > 0 for device, lack in lacks.items()):
+            if spare and not any(lack + takes.get(device, 0) > 0 for device, lack in lacks.items()):
                 spare -= 1
                 for device in lacks:
-                    lacks[device] += takes[device]
+                    lacks[device] += takes.get(device, 0)
             else:
                 kept.append(resident)
         return tuple(reversed(kept))
@@ -157,28 +155,21 @@ def _by_use(state: State) -> Mapping[_Way, tuple[Resident, ...]]:
 
 
 @remembered
-def _by_regret(state: State) -> Mapping[_Way, tuple[Resident, ...]]:
-    """The same, those whose loss costs least first."""
+def _by_regret(state: State) -> tuple[Resident, ...]:
+    """Everybody: the idle before those at work, those whose loss costs least first."""
     regrets = costs.regrets(state)
-    return {
-        way: tuple(sorted(able, key=lambda r: (not state.is_idle(r), regrets[r.id], r.used_at, r.id)))
-        for way, able in _by_use(state).items()
-    }
+    return tuple(sorted(state.residents.values(), key=lambda r: (not state.is_idle(r), regrets[r.id], r.used_at, r.id)))
 
 
 @remembered
 def _taken(state: State) -> Mapping[ResidentId, Mapping[DeviceId, Bytes]]:
-    return {r.id: {device.id: r.takes(device.id) for device in state.devices} for r in state.residents.values()}
+    return {r.id: dict(r.footprint.parts) for r in state.residents.values()}
 
 
 @remembered
 def _freed(state: State) -> Mapping[_Way, Mapping[DeviceId, Bytes]]:
     """If all of them left."""
-    taken = _taken(state)
-    return {
-        way: {device.id: sum(taken[r.id][device.id] for r in able) for device in state.devices}
-        for way, able in _by_use(state).items()
-    }
+    return {way: dict(Footprint.total(r.footprint for r in able).parts) for way, able in _by_use(state).items()}
 
 
 def ceiling(state: State, newcomer: VariantId) -> Mapping[DeviceId, Bytes]:
@@ -199,6 +190,8 @@ def _ceiling(state: State) -> Mapping[DeviceId, Bytes]:
 
 def pinned_beside(state: State, newcomer: VariantId) -> tuple[Resident, ...]:
     """Staying residents that never make room for it."""
+    if not state.pins:
+        return ()
     return tuple(r for r in state.in_phases(STAYING) if state.is_pinned(r) and r.variant.id != newcomer)
 
 

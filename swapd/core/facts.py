@@ -198,10 +198,10 @@ class Facts(Hindsight):
         if is_outdated:
             return  # it may show a load half done: nothing to learn
         self._see_yields()
+        listed = [(device.id, dict(device.held)) for device in event.devices]
         for resident in self.state.in_phases([Phase.READY, Phase.DRAINING]):
-            seen = {device.id: dict(device.held).get(resident.id, 0) for device in event.devices}
             # A driver that names no process (containers, WSL) measures nothing: the prediction stands.
-            measured = Footprint.of({d: size or resident.predicted[d] for d, size in seen.items()})
+            measured = Footprint.of({d: held.get(resident.id) or resident.predicted[d] for d, held in listed})
             if resident.measured is not None:
                 measured = measured.at_least(resident.measured)  # pools grow in use and are not given back
             if measured != resident.measured:
@@ -277,6 +277,8 @@ class Facts(Hindsight):
 
     def _see_yields(self) -> None:
         """What others hold where something is lent; not while somebody ends there, whose bytes may be anybody's."""
+        if not self.state.yields:
+            return
         ending = [r.takes for r in self.state.in_phases([Phase.UNLOADING])]
         seen = {d.id: self.state.foreign(d) for d in self.state.devices if not any(takes(d.id) for takes in ending)}
         lent = tuple(replace(y, foreign=seen.get(y.device)) if y.foreign is None else y for y in self.state.yields)

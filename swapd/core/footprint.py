@@ -6,50 +6,61 @@ works. The arithmetic is for where it does not, and for the way between two plac
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from operator import is_
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeAlias
 
 from swapd.core.arithmetic import arithmetic, process_bytes
 from swapd.core.model import HOST, DeviceId, Footprint, Placement, Variant, VariantId
 from swapd.core.state import State
 from swapd.units import Bytes
 
+_Sized: TypeAlias = Sequence[tuple[Placement, Footprint]]
+"""What llama.cpp has said of one variant."""
+_MOST: Final = 256
+"""So many variants' answers are kept, and so many of each."""
+
 
 class Predictor:
     """What loads of one variant will take, as far as one state knows; for many questions in one decision."""
 
-    def __init__(self, state: State, variant: Variant) -> None:
-        self.variant = variant
-        self._lessons, self._sizes, self._overheads = state.lessons, state.sizes, state.overheads
-        self._sized: dict[tuple[int, tuple[float, ...]], list[Placement]] = {}
-        self._off: dict[Placement, Mapping[DeviceId, Bytes]] = {}
-        self._told: dict[Placement, Footprint] = {}
-
-    def is_about(self, variant: Variant) -> bool:
-        return self.variant is variant or self.variant == variant
-
-    def knows_as_much_as(self, state: State) -> bool:
-        """Whether it would answer the same from that state."""
-        mine, its = (self._lessons, self._sizes, self._overheads), (state.lessons, state.sizes, state.overheads)
-        return all(map(is_, mine, its))
+    def __init__(self, state: State, unmeasured: _Unmeasured) -> None:
+        self.variant = unmeasured.variant
+        self._lessons, self._unmeasured = state.lessons, unmeasured
 
     def __call__(self, placement: Placement) -> Footprint:
         """What to promise for this load: the lesson of an earlier one; else llama.cpp's own sizing; else the
         arithmetic, corrected by the nearest placement that was sized. To the last two comes what a process
         takes besides.
         """
+        lesson = self._lessons.get((self.variant.id, placement))
+        return self._unmeasured(placement) if lesson is None else lesson
+
+
+class _Unmeasured:
+    """The same without the lessons, each answer made once. Good until more of this variant is sized."""
+
+    def __init__(self, variant: Variant, sized: _Sized, overheads: Mapping[DeviceId, Bytes]) -> None:
+        self.variant = variant
+        self._sized, self._overheads, self._sizes = sized, overheads, dict(sized)
+        self._on: dict[int, list[Placement]] = {}
+        self._off: dict[Placement, Mapping[DeviceId, Bytes]] = {}
+        self._told: dict[Placement, Footprint] = {}
+
+    def is_good_for(self, variant: Variant, sized: _Sized, overheads: Mapping[DeviceId, Bytes]) -> bool:
+        """Whether another one made of these would answer the same."""
+        is_same = self.variant is variant or self.variant == variant
+        return is_same and self._sized == sized and self._overheads == overheads
+
+    def __call__(self, placement: Placement) -> Footprint:
         told = self._told.get(placement)
         if told is None:
+            if len(self._told) >= _MOST:
+                self._told.clear()
             told = self._told[placement] = self._tell(placement)
         return told
 
     def _tell(self, placement: Placement) -> Footprint:
-        key = self.variant.id, placement
-        lesson = self._lessons.get(key)
-        if lesson is not None:
-            return lesson
-        said = self._sizes.get(key)
+        said = self._sizes.get(placement)
         amounts = self._estimate(placement) if said is None else self._with_process(said)
         for device in placement.devices:
             amounts[device] = amounts.get(device, 0) + self._overheads.get(device, 0)
@@ -75,54 +86,50 @@ class Predictor:
         return amounts
 
     def _sized_like(self, placement: Placement) -> list[Placement]:
-        """What was sized of this variant on as many cards, with the same shares if there is such a thing."""
-        kind = len(placement.devices), placement.split
-        sized = self._sized.get(kind)
-        if sized is None:
-            every = _sized_by_variant(self._sizes).get(self.variant.id, ())
-            on_as_many = [place for place in every if len(place.devices) == kind[0]]
-            alike = [place for place in on_as_many if place.split == kind[1]]
-            sized = self._sized[kind] = alike or on_as_many
-        return sized
+        """What was sized of it on as many cards, with the same shares if there is such a thing."""
+        count = len(placement.devices)
+        on_as_many = self._on.get(count)
+        if on_as_many is None:
+            on_as_many = self._on[count] = [place for place in self._sizes if len(place.devices) == count]
+        return [place for place in on_as_many if place.split == placement.split] or on_as_many
 
     def _error(self, sized: Placement) -> Mapping[DeviceId, Bytes]:
         """By how much the arithmetic is too low there."""
         off = self._off.get(sized)
         if off is None:
-            size, ours = self._with_process(self._sizes[self.variant.id, sized]), arithmetic(self.variant, sized)
+            size, ours = self._with_process(self._sizes[sized]), arithmetic(self.variant, sized)
             off = self._off[sized] = {d: size.get(d, 0) - ours[d] for d in {*size, *ours}}
         return off
 
 
-_by_variant: Final[list[tuple[object, Mapping[VariantId, list[Placement]]]]] = []
+_by_variant: Final[list[tuple[object, Mapping[VariantId, _Sized]]]] = []
 """The last answer of the next, and what it was about."""
 
 
-def _sized_by_variant(sizes: Mapping[tuple[VariantId, Placement], Footprint]) -> Mapping[VariantId, list[Placement]]:
-    """Of each variant, what was sized; asked of a thousand of them before anything more is."""
+def _sized_by_variant(sizes: Mapping[tuple[VariantId, Placement], Footprint]) -> Mapping[VariantId, _Sized]:
+    """Asked of a thousand of them before anything more is sized."""
     for known, answer in _by_variant[:]:
         if known is sizes:
             return answer
-    found: dict[VariantId, list[Placement]] = {}
-    for variant, place in sizes:
-        found.setdefault(variant, []).append(place)
+    found: dict[VariantId, list[tuple[Placement, Footprint]]] = {}
+    for (variant, place), size in sizes.items():
+        found.setdefault(variant, []).append((place, size))
     _by_variant[:] = [(sizes, found)]
     return found
 
 
-_PREDICTORS: Final[dict[VariantId, Predictor]] = {}
-_MOST_PREDICTORS: Final = 1024
+_UNMEASURED: Final[dict[VariantId, _Unmeasured]] = {}
 
 
 def predictor(state: State, variant: Variant) -> Predictor:
-    """One for this state: the last one of this variant, if nothing was learnt since."""
-    last = _PREDICTORS.get(variant.id)
-    if last is not None and last.is_about(variant) and last.knows_as_much_as(state):
-        return last
-    if len(_PREDICTORS) >= _MOST_PREDICTORS:
-        _PREDICTORS.clear()
-    made = _PREDICTORS[variant.id] = Predictor(state, variant)
-    return made
+    """One for this state, with what the last one of this variant has told, if that is still good."""
+    sized = _sized_by_variant(state.sizes).get(variant.id, [])
+    last = _UNMEASURED.get(variant.id)
+    if last is None or not last.is_good_for(variant, sized, state.overheads):
+        if len(_UNMEASURED) >= _MOST:
+            _UNMEASURED.clear()
+        last = _UNMEASURED[variant.id] = _Unmeasured(variant, sized, state.overheads)
+    return Predictor(state, last)
 
 
 def predict(state: State, variant: Variant, placement: Placement) -> Footprint:

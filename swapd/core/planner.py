@@ -210,16 +210,13 @@ class _Question:
 
         Those at work leave now only for a group that is overdue.
         """
-        now = self._each(options, Choice.EVICT, self._victims(busy=self.is_overdue, is_hurried=True))
-        if now:
-            return [min(now, key=self._rank)]
+        now = self._cheapest(options, Choice.EVICT, self._victims(busy=self.is_overdue, is_hurried=True))
+        if now is not None:
+            return [now]
         # Over several cards only what fits on none: this is no more than a price and a reason until they are idle.
         on_one = [option for option in options if len(option[0].devices) <= 1]
-        later = self._each(on_one or options, Choice.WAIT, self._victims(busy=True, is_hurried=False))
-        return [min(later, key=self._rank)] if later else []
-
-    def _rank(self, plan: Plan) -> tuple[float, int, Seconds, int]:
-        return plan.price, *_loss(self.state, plan.leaving)
+        later = self._cheapest(on_one or options, Choice.WAIT, self._victims(busy=True, is_hurried=False))
+        return [] if later is None else [later]
 
     def _victims(self, *, busy: bool, is_hurried: bool) -> eviction.Victims:
         return eviction.Victims(
@@ -232,50 +229,58 @@ class _Question:
             spared=sparing.spared(self.state, self.group) if is_hurried else frozenset(),
         )
 
-    def _each(
+    def _cheapest(
         self, options: list[tuple[Placement, Footprint]], choice: Choice, victims: eviction.Victims
-    ) -> list[Plan]:
-        """Those for which enough can leave: now, or where it is a WAIT, once they are idle."""
-        plans: list[Plan] = []
+    ) -> Plan | None:
+        """Of those for which enough can leave: now, or where it is a WAIT, once they are idle."""
+        best: tuple[tuple[Seconds, int, Seconds, int], Plan] | None = None
         for place, need in options:
             leaving = victims.of(need)
-            if leaving:
-                plans.append(self._plan(choice, place, need, leaving))
-            elif leaving is not None and choice is Choice.EVICT:
-                plans.append(self._plan(Choice.LOAD, place, need))
-        return plans
+            if leaving is None or (choice is Choice.WAIT and not leaving):
+                continue
+            way = choice if leaving else Choice.LOAD
+            prices = self._prices(way, place, leaving)
+            rank = sum([seconds for _, seconds in prices]), *_loss(self.state, leaving)
+            if best is None or rank < best[0]:
+                best = rank, Plan(way, place, need, leaving, _told(prices))
+        return None if best is None else best[1]
 
-    def _plan(self, choice: Choice, place: Placement, need: Footprint, leaving: tuple[Resident, ...] = ()) -> Plan:
-        priced = self._costs(choice, place, leaving) if self.is_priced else ()
-        return Plan(choice, place, need, leaving, priced)
+    def _plan(self, choice: Choice, place: Placement, need: Footprint) -> Plan:
+        return Plan(choice, place, need, (), _told(self._prices(choice, place, ())))
 
-    def _costs(self, choice: Choice, place: Placement, leaving: tuple[Resident, ...]) -> tuple[Cost, ...]:
+    def _prices(self, choice: Choice, place: Placement, leaving: tuple[Resident, ...]) -> list[tuple[str, Seconds]]:
+        """The parts of a plan's price: what it costs, how much; none where nothing is priced."""
         state, count = self.state, max(1, self.group.clients)
-        parts = [Cost("load", count * costs.load(state, self.variant, place.share))]
+        if not self.is_priced:
+            return []
+        parts = [("load", count * costs.load(state, self.variant, place.share))]
         if leaving:
-            parts.append(Cost("unload", count * costs.UNLOAD))
+            parts.append(("unload", count * costs.UNLOAD))
         at_work = [r for r in leaving if not state.is_idle(r)]
         if at_work:
             ends = costs.ends(state)
             if choice is Choice.WAIT:
-                wait = min(
-                    max(ends[r.id] for r in at_work), max(0.0, self.group.since + state.policy.max_wait - state.now)
-                )
+                bound = max(0.0, self.group.since + state.policy.max_wait - state.now)
+                wait = min(max([ends[r.id] for r in at_work]), bound)
             else:
-                wait = max(costs.answer(state, r.variant) for r in at_work)
-            parts.append(Cost("those at work", count * wait))
+                wait = max([costs.answer(state, r.variant) for r in at_work])
+            parts.append(("those at work", count * wait))
         regrets = costs.regrets(state)
-        parts += [Cost(f"lose {resident.variant.name}", regrets[resident.id]) for resident in leaving]
+        parts += [(f"lose {resident.variant.name}", regrets[resident.id]) for resident in leaving]
         slower = costs.slower_answers(state, self.variant, place, count)
         if slower:
-            parts.append(Cost("slower answers", slower))
-        return tuple(parts)
+            parts.append(("slower answers", slower))
+        return parts
 
     def _never(self) -> Never:
         needs = [need for _, need in self.wholes]
         if not self.fixed:
             needs += [self.need(p) for p in placement.alone(self.variant)]
         return Never(min(needs, key=lambda need: need.shortage(self.ceiling)[1]), self.ceiling)
+
+
+def _told(prices: list[tuple[str, Seconds]]) -> tuple[Cost, ...]:
+    return tuple([Cost(what, seconds) for what, seconds in prices])
 
 
 def _choose(plans: list[Plan]) -> Go | Wait:

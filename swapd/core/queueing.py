@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from heapq import nsmallest
+from heapq import heapify, heappop, nsmallest
 from typing import Final
 
 from swapd.core import costs
@@ -24,10 +24,10 @@ def turns(state: State) -> tuple[VariantId, ...]:
     return tuple(_in_order(state, frozenset(), len(state.waiting)))
 
 
-def first(state: State) -> tuple[VariantId, ...]:
+def first(state: State) -> Iterator[VariantId]:
     """The same of groups without a resident of their own that stays, as far as one step may look."""
     served = frozenset(r.variant.id for r in state.in_phases(STAYING))
-    return tuple(_in_order(state, served, PRICED))
+    return _in_order(state, served, PRICED)
 
 
 def _in_order(state: State, served: frozenset[VariantId], most: int) -> Iterator[VariantId]:
@@ -37,13 +37,16 @@ def _in_order(state: State, served: frozenset[VariantId], most: int) -> Iterator
     groups, now, max_wait = state.waiting, state.now, state.policy.max_wait
     # In a step of a thousand groups this is most of the work: not `State.is_overdue`.
     overdue = [(g.since, v) for v, g in groups.items() if now >= g.since + max_wait and v not in served]
-    yield from (variant for _, variant in nsmallest(most, overdue))
-    left = most - len(overdue)
+    were_overdue = len(overdue)
+    left = most - were_overdue
+    heapify(overdue)
+    for _ in range(min(most, were_overdue)):
+        yield heappop(overdue)[1]
     if left <= 0:
         return
     timely = [(-g.priority, g.since, v) for v, g in groups.items() if now < g.since + max_wait and v not in served]
     by_age = nsmallest(left, timely)
-    priced = 0 if state.policy.ranking is Ranking.LRU else max(0, PRICED - len(overdue))
+    priced = 0 if state.policy.ranking is Ranking.LRU else max(0, PRICED - were_overdue)
     yield from (variant for *_, variant in sorted(_by_help(state, *age) for age in by_age[:priced]))
     yield from (variant for *_, variant in by_age[priced:])
 

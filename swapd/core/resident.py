@@ -59,6 +59,8 @@ STAYING: Final = frozenset({Phase.RESERVED, Phase.LOADING, Phase.READY})
 """Phases whose footprint is promised."""
 HOLDING: Final = frozenset({Phase.LOADING, Phase.READY, Phase.DRAINING, Phase.UNLOADING})
 """Phases whose footprint is held: the process may own the memory."""
+LOADED: Final = HOLDING - {Phase.LOADING}
+"""Of these, those that have all of it."""
 
 
 class IllegalTransition(Exception):

@@ -136,20 +136,17 @@ class _Step(Ahead):
         return wanted is None or wanted in (resident.placement.gpu_layers, resident.wanted_layers)
 
     def _replace_placements(self) -> None:
-        for group in [group for group in self.state.waiting.values() if group.particular]:
-            resident = self.state.staying(group.variant.id)
-            if resident is None or resident.phase is not Phase.READY:
-                continue
-            if any(not self._will_do(resident, w) for w in group):
+        for resident in self.state.in_phases([Phase.READY]):
+            group = self.state.waiting.get(resident.variant.id)
+            if group is not None and group.particular and any(not self._will_do(resident, w) for w in group):
                 self.retire(resident, Cause.REPLACED, "wanted with other GPU layers")
 
     def _check_promises(self) -> None:
         """A reservation whose room others have taken is given up; its requests get another turn."""
         for resident in self.state.in_phases([Phase.RESERVED]):
-            _, lack = Footprint.of({d: resident.footprint[d] for d in resident.footprint}).shortage(
-                {d: room + resident.footprint[d] for d, room in self.state.room().items()}
-            )
-            if lack:
+            room = self.state.room()
+            lack = max((-room.get(device, -size) for device, size in resident.footprint.parts), default=0)
+            if lack > 0:
                 self.retire(resident, Cause.NO_ROOM, f"{format_bytes(lack)} of the room promised to it were taken")
 
     def _relieve(self) -> None:

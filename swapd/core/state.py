@@ -27,7 +27,7 @@ from swapd.core.model import (
     VariantId,
 )
 from swapd.core.past import Past
-from swapd.core.resident import HOLDING, STAYING, Phase, Resident
+from swapd.core.resident import HOLDING, LOADED, STAYING, Phase, Resident
 from swapd.core.succession import Succession
 from swapd.units import Bytes, Seconds, parse_share
 
@@ -262,11 +262,8 @@ class State:
         some drivers list nobody: such bytes count as ours until it is gone (`held` counts them too).
         """
         listed = {resident for resident, size in device.held if size}
-        returning = 0
-        for r in self.residents.values():
-            if r.id not in listed and r.phase in (Phase.READY, Phase.DRAINING, Phase.UNLOADING):
-                returning += r.takes(device.id)
-        return device.free + device.ours + returning
+        unlisted = [r for r in self.in_phases(LOADED) if r.id not in listed]
+        return device.free + device.ours + sum([r.takes(device.id) for r in unlisted])
 
     def foreign(self, device: Device) -> Bytes:
         """What others hold, by the same count."""
