@@ -131,16 +131,17 @@ def _filled(predict: footprint.Predictor, room: Room, cards: Sequence[DeviceId],
     found: Placement | None = None
     for card in sorted(cards, key=lambda card: (-room.get(card, 0), card)):
         here, size = found, room.get(card, 0)
-        on, off = 0, layers - (0 if here is None else here.gpu_layers) + 1
+        if predict(_before(here, card, 1, layers, batch))[card] > size:
+            continue  # of full cards, and quickly said
+        on, off = 1, layers - (0 if here is None else here.gpu_layers) + 1
         while off - on > 1:
             middle = (on + off) // 2
             if predict(_before(here, card, middle, layers, batch))[card] <= size:
                 on = middle
             else:
                 off = middle
-        if on:
-            found = _before(here, card, on, layers, batch)
-        if found is not None and found.gpu_layers == layers:
+        found = _before(here, card, on, layers, batch)
+        if found.gpu_layers == layers:
             break
     return found
 

@@ -6,6 +6,7 @@ Results of tasks return as facts. One timer, armed from the core's next deadline
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -196,7 +197,11 @@ class Engine:
 
     def _step(self, event: Event) -> None:
         before = self.state
-        self.state, commands = step(before, event)
+        gc.disable()  # looking for cycles takes milliseconds: it waits until the step is over
+        try:
+            self.state, commands = step(before, event)
+        finally:
+            gc.enable()
         self.journal.record(before, event, self.state, commands)
         self._keep_lessons(before)
         self._look_at_file(before, event)
