@@ -217,6 +217,8 @@ class Footprint:
 
     def at_least(self, other: Footprint) -> Footprint:
         """Device by device the larger of the two."""
+        if self == other:
+            return self
         return Footprint.of({device: max(self[device], other[device]) for device in {*self, *other}})
 
     def fits(self, room: Mapping[DeviceId, Bytes]) -> bool:

@@ -56,7 +56,8 @@ def _waiting(state: State, most: Bytes) -> tuple[Variant, Bytes, str] | None:
     """Of those who wait for the ones at work, whoever waits longest; not before it is seen that they have to."""
     if state.reading is None and not state.is_fresh():
         return None
-    for group in sorted(state.waiting.values(), key=lambda group: (group.since, group.variant.id)):
+    unread = [v for v, share in state.cached.items() if share < WARM and v in state.waiting]
+    for group in sorted((state.waiting[v] for v in unread), key=lambda group: (group.since, group.variant.id)):
         size = _unread(state, group.variant, most) if _may_be_read(state, group.variant) else 0
         if size:
             return group.variant, size, "it is loaded as soon as those at work are done"
