@@ -41,9 +41,10 @@ def swapd() -> Iterator[str]:
             f'[engine]\nthreads = {THREADS}\n[models."{MODEL}"]\ncontext = {CONTEXT}\nslots = {SLOTS}\n'
         )
         command = [sys.executable, "-m", "swapd", "serve", "--config", str(config)]
-        environ = {**os.environ, "SWAPD_LOG": "error", "CUDA_VISIBLE_DEVICES": ""}
+        # Folders of its own: what an earlier run has saved of its prompts must not be found.
+        about = {"SWAPD_LOG": "error", "CUDA_VISIBLE_DEVICES": "", "XDG_STATE_HOME": folder, "XDG_CACHE_HOME": folder}
         url = f"http://127.0.0.1:{port}"
-        with running(command, url, environ):
+        with running(command, url, {**os.environ, **about}):
             request = urllib.request.Request(f"{url}/swapd/models/{MODEL}/load", method="POST")
             urllib.request.urlopen(request, timeout=120).close()
             yield url
