@@ -200,8 +200,9 @@ class Facts(Hindsight):
         self._see_yields()
         listed = [(device.id, dict(device.held)) for device in event.devices]
         for resident in self.state.in_phases([Phase.READY, Phase.DRAINING]):
-            # A driver that names no process (containers, WSL) measures nothing: the prediction stands.
-            measured = Footprint.of({d: held.get(resident.id) or resident.predicted[d] for d, held in listed})
+            # A driver that names no process (containers, WSL) measures nothing: what is known stands.
+            known = resident.predicted if resident.measured is None else resident.measured
+            measured = Footprint.of({d: held.get(resident.id) or known[d] for d, held in listed})
             if resident.measured is not None:
                 measured = measured.at_least(resident.measured)  # pools grow in use and are not given back
             if measured != resident.measured:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from swapd.core.arithmetic import PROCESS, arithmetic
-from swapd.core.messages import MemoryMeasured, RefuseRequest
+from swapd.core.messages import MeasurementDue, MemoryMeasured, RefuseRequest
 from swapd.core.model import HOST, Device, DeviceKind, Footprint, Placement
 from swapd.core.planner import OOM_MARGIN
 from swapd.core.state import FRESH
@@ -121,6 +121,22 @@ def test_what_a_load_really_took_is_promised_the_next_time() -> None:
     desk.wants(A, "3")
     desk.measured()
     assert desk.resident(A).predicted[CARD] == 5 * GiB
+
+
+def test_whoever_is_not_listed_any_more_counts_as_measured_and_nobody_else_leaves() -> None:
+    """Its process has died and nobody has said so yet: what was predicted of it once is no news."""
+    desk = Desk()
+    loaded = desk.serve(A, "1")
+    desk.wants(variant("b", 5 * GiB), "2")
+    desk.measured({(loaded, CARD): 5 * GiB})
+    desk.loaded(desk.resident(variant("b")).id)
+    assert desk.resident(A).footprint[CARD] == 5 * GiB
+
+    desk.tell(MeasurementDue(desk.at))
+    assert stopped(desk.measured({(loaded, CARD): 0})) == []
+
+    assert desk.resident(A).footprint[CARD] == 5 * GiB
+    assert desk.state.lessons[A.id, desk.resident(A).placement][CARD] == 5 * GiB
 
 
 def test_host_memory_counts_as_predicted_until_it_is_touched() -> None:
