@@ -59,8 +59,9 @@ def test_a_prompt_s_logarithms_are_those_of_the_answer_that_it_was(worker: Child
     (told,) = worker.generate(ask(whole, name="told", echo=True, logprobs=1, max_tokens=1))
     assert numbers(told.logprobs)[:-1] == whole
     for drawn, echoed in zip(answer.logprobs, told.logprobs[len(prompt.logprobs) : -1], strict=True):
-        assert echoed.drawn.logprob == pytest.approx(drawn.drawn.logprob, abs=0.02)
-        assert echoed.top[0].logprob == pytest.approx(drawn.top[0].logprob, abs=0.02)
+        # One by one or all at a time, and where a window's cells lie: each sums up in another order.
+        assert echoed.drawn.logprob == pytest.approx(drawn.drawn.logprob, abs=0.1)
+        assert echoed.top[0].logprob == pytest.approx(drawn.top[0].logprob, abs=0.1)
 
 
 def test_it_is_told_the_same_beside_others_and_again(worker: Child) -> None:
