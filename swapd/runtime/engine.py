@@ -44,6 +44,7 @@ from swapd.core.resident import Phase
 from swapd.core.scheduler import step
 from swapd.core.state import State
 from swapd.errors import WorkerFailed
+from swapd.runtime.alarm import Alarm
 from swapd.runtime.health import Health
 from swapd.runtime.journal import Journal
 from swapd.runtime.ports import Clock, Files, Lessons, Memory, Sizes, Workers
@@ -110,9 +111,7 @@ class Engine:
         self._waiters: dict[RequestId, asyncio.Future[ResidentId]] = {}
         self._revoked: dict[RequestId, RevokeLease] = {}
         self._watchers: list[asyncio.Future[None]] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._fires_at: Seconds = 0.0
-        """When the timer does, if there is one: never later than the next deadline."""
+        self._alarm = Alarm(clock, lambda: eviction.next_deadline(self.state), self._time_passed)
         self._tasks = asyncio.TaskGroup()
         self._measuring = asyncio.Lock()
         self._health, self._untold = Health(clock), Untold()
@@ -131,8 +130,7 @@ class Engine:
         finally:
             self.is_running = False
             self.warmth.close()
-            if self._timer is not None:
-                self._timer.cancel()
+            self._alarm.close()
 
     def wedged(self) -> str | None:
         """Why nothing gets on though there is work that could be done; None: all is well."""
@@ -158,7 +156,7 @@ class Engine:
                 self._step(self._inbox.popleft())
         finally:
             self._is_stepping = False
-            self._arm()
+            self._alarm.arm()
             self._tell_watchers()
 
     def ask(self, event: RequestArrived) -> asyncio.Future[ResidentId]:
@@ -372,26 +370,13 @@ class Engine:
     def _worker_died(self, resident: ResidentId, failure: WorkerFailed) -> None:
         self.post(WorkerDied(self._clock(), resident, failure.death, failure.reason))
 
-    def _arm(self) -> None:
-        """A timer that fires too early looks again: requests move the deadline all the time, and only ever to later."""
-        deadline = eviction.next_deadline(self.state)
-        if deadline is None or (self._timer is not None and self._fires_at <= deadline):
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._fires_at = deadline
-        self._timer = self._loop.call_later(max(0.0, deadline - self._clock()), self._fire)
+    def _time_passed(self) -> None:
+        """In a task of the engine's: a bug in the core ends it, and not only a callback."""
 
-    def _fire(self) -> None:
-        self._timer = None
-        deadline = eviction.next_deadline(self.state)
-        if deadline is not None and deadline <= self._clock():
-            self.spawn(self._time_passed(), "timer")
-        else:
-            self._arm()
+        async def tell() -> None:
+            self.post(TimerFired(self._clock()))
 
-    async def _time_passed(self) -> None:
-        self.post(TimerFired(self._clock()))
+        self.spawn(tell(), "timer")
 
     def _tell_watchers(self) -> None:
         if not self._watchers:
