@@ -5,7 +5,7 @@ Called by `report`'s users: the benchmark, `swapctl replay` and the tests.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -43,6 +43,7 @@ from swapd.core.model import HOST, Device, DeviceId, DeviceKind, RequestId, Resi
 from swapd.core.scheduler import step
 from swapd.core.state import State
 from swapd.sim.lab.card import Card, Load, Mind, Served
+from swapd.sim.lab.orders import Follower, Order
 from swapd.sim.lab.rivals import RIVALS
 from swapd.trace import Call, Trace, TraceModel
 from swapd.units import Seconds, format_bytes
@@ -75,6 +76,13 @@ def run(trace: Trace, policy: Policy | None = None, rival: str = CORE) -> Outcom
         _check_wholes(trace)
     mind: Mind = RIVALS[rival]() if rival else _Core(trace, policy or Policy())
     card = Card(trace, mind)
+    card.run()
+    return Outcome(tuple(card.served), tuple(card.loads), card.evictions)
+
+
+def follow(trace: Trace, orders: Sequence[Order]) -> Outcome:
+    """The trace as it is under just these orders. Raises card.Overcommitted for orders that cannot be carried out."""
+    card = Card(trace, Follower(orders))
     card.run()
     return Outcome(tuple(card.served), tuple(card.loads), card.evictions)
 
