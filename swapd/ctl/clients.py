@@ -23,6 +23,8 @@ class Target(NamedTuple):
     model: str
     context: int
     key: str = NO_KEY
+    sees: bool = False
+    """Whether the model reads images."""
 
 
 class Recipe(NamedTuple):
@@ -31,8 +33,9 @@ class Recipe(NamedTuple):
     place: str
     """Where the text belongs."""
     text: Callable[[Target], str]
-    tried: Literal["tests", "hand", "no"]
-    """With the program itself: by the project's tests, or by hand; "no": written by its documentation and source."""
+    tried: Literal["tests", "hand", "source"]
+    """With the program itself: by the project's tests, or by hand; "source": by hand with the parts of the program that
+    read this text and ask the daemon, built from its source without the rest of it."""
 
 
 def _quoted(text: str) -> str:
@@ -76,12 +79,17 @@ docker run -d --name open-webui --network host -e PORT=3000 \\
 
 
 def _zed(to: Target) -> str:
-    models = [{"name": to.model, "display_name": to.model, "max_tokens": to.context}]
+    model: dict[str, object] = {"name": to.model, "display_name": to.model, "max_tokens": to.context}
+    if to.sees:  # All four or none: Zed refuses fewer, and without any it takes tools but no images for granted.
+        model["capabilities"] = {"tools": True, "images": True, "parallel_tool_calls": False, "prompt_cache_key": False}
     settings = {
-        "language_models": {"openai_compatible": {"swapd": {"api_url": f"{to.url}/v1", "available_models": models}}},
+        "language_models": {"openai_compatible": {"swapd": {"api_url": f"{to.url}/v1", "available_models": [model]}}},
         "agent": {"default_model": {"provider": "swapd", "model": to.model}},
     }
     return json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+
+
+_ZED_PLACE: Final = "~/.config/zed/settings.json; Zed wants some key: in SWAPD_API_KEY, or typed in its settings"
 
 
 def _claude_code(to: Target) -> str:
@@ -157,6 +165,6 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
         "ollama-python": Recipe("python", "a program, after `pip install ollama`", _ollama_python, "tests"),
         "open-webui": Recipe("sh", "a shell on this machine; then open http://127.0.0.1:3000", _open_webui, "hand"),
         "openai-python": Recipe("python", "a program, after `pip install openai`", _openai_python, "tests"),
-        "zed": Recipe("json", "~/.config/zed/settings.json; its key: in SWAPD_API_KEY, or asked for", _zed, "no"),
+        "zed": Recipe("json", _ZED_PLACE, _zed, "source"),
     }
 )

@@ -208,8 +208,8 @@ def clients(client: Client, arguments: Namespace) -> None:
     }
     _tell(arguments, document, lambda: str(document["text"]).rstrip("\n"))
     if not arguments.json:
-        doubt = f"; written by {arguments.name}'s documentation, not tried with it" if recipe.tried == "no" else ""
-        print(f"\n(for {recipe.place}{doubt})", file=sys.stderr)
+        parts = f"; tried with {arguments.name}'s own code, not in its window" if recipe.tried == "source" else ""
+        print(f"\n(for {recipe.place}{parts})", file=sys.stderr)
 
 
 def _target(client: Client, arguments: Namespace) -> Target:
@@ -222,9 +222,10 @@ def _target(client: Client, arguments: Namespace) -> Target:
             raise Failure(Exit.NOT_FOUND, "there is no model yet: [catalog] dirs names the folders to look in")
         # One in use is likelier to be meant than the first of the alphabet.
         name = min(models, key=lambda model: model["state"] is None)["name"]
-    details = client.post("/api/show", {"model": name}).get("details", {})
+    shown = client.post("/api/show", {"model": name})
     try:
-        return Target(url, str(name), int(details["context_length"]), client.key or NO_KEY)
+        context, sees = int(shown["details"]["context_length"]), "vision" in shown["capabilities"]
+        return Target(url, str(name), context, client.key or NO_KEY, sees)
     except (KeyError, TypeError, ValueError) as error:
         raise _misread(repr(error)) from error
 

@@ -344,7 +344,7 @@ class Daemon:
             ("POST", "/swapd/plan"): Reply(PLAN),
             ("POST", "/swapd/yield"): Reply(YIELDED),
             ("POST", "/swapd/reload"): Reply({}),
-            ("POST", "/api/show"): Reply({"details": {"context_length": 4096}}),
+            ("POST", "/api/show"): Reply({"details": {"context_length": 4096}, "capabilities": ["completion"]}),
             ("POST", "/api/generate"): says("Hello", " there"),
         }
         daemon = self

@@ -112,6 +112,38 @@ def test_a_model_that_is_loaded_is_the_default(daemon: Daemon, capsys: pytest.Ca
     assert "smollm2-135m" in document["text"]
 
 
+def test_zed_finds_what_it_reads_where_it_reads_it() -> None:
+    """Under these keys, by the types that Zed 1.14 reads its settings into; any other it passes over in silence."""
+    of_the_model = {"name": "qwen3.5:9b", "display_name": "qwen3.5:9b", "max_tokens": 4096}
+    assert json.loads(RECIPES["zed"].text(Target(URL, "qwen3.5:9b", 4096))) == {
+        "language_models": {
+            "openai_compatible": {"swapd": {"api_url": f"{URL}/v1", "available_models": [of_the_model]}}
+        },
+        "agent": {"default_model": {"provider": "swapd", "model": "qwen3.5:9b"}},
+    }
+
+
+@pytest.mark.parametrize("sees", [True, False])
+def test_zed_is_told_which_model_sees(
+    daemon: Daemon, script: type[Script], capsys: pytest.CaptureFixture[str], sees: bool
+) -> None:
+    able = ["completion", "tools", *(["vision"] if sees else [])]
+    shown = {"details": {"context_length": 512}, "capabilities": able}
+    daemon.replies[("POST", "/api/show")] = script.Reply(shown)
+    assert main(["clients", "zed"]) == 0
+    (model,) = json.loads(capsys.readouterr().out)["language_models"]["openai_compatible"]["swapd"]["available_models"]
+    told = {"tools": True, "images": True, "parallel_tool_calls": False, "prompt_cache_key": False}
+    assert model.get("capabilities") == (told if sees else None)
+
+
+def test_what_was_tried_in_parts_only_says_so(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, recipe in RECIPES.items():
+        assert main(["clients", name]) == 0
+        assert (f"tried with {name}'s own code, not in its window" in capsys.readouterr().err) is (
+            recipe.tried == "source"
+        )
+
+
 def test_an_unknown_program_lists_those_that_are_known(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["clients", "emacs"]) == Exit.USAGE
     assert f"'emacs' is not known here; {', '.join(RECIPES)} are" in capsys.readouterr().err
