@@ -119,3 +119,14 @@ def run_max(trace: Trace) -> float:
 
 def test_who_may_not_look_at_more_says_that_it_does_not_know() -> None:
     assert shorter(pair((0.0, "a", 20), (0.5, "b", 1)), 100.0, most=2) is Answer.UNKNOWN
+
+
+def test_what_was_long_before_need_not_be_looked_through_to_know_that_nobody_waits_less() -> None:
+    """By turns in quiet hours there are many ways to go; at the end a model is asked for that nobody has read."""
+    trace = generate.make("bursts", 0.3, 22, hours=0.4)
+    later = trace.duration + 200.0
+    rare = next(model for model in trace.models if model.name not in {call.model for call in trace.calls})
+    calls = (*trace.calls, Call("rare", later, rare.name, 100, 10, "rare"))
+    trace = replace(trace, calls=calls, card=max(trace.card, rare.size))
+    limit = rare.cold_load_s  # if there is room at once
+    assert shorter(trace, limit, most=2000) is Answer.NOBODY

@@ -10,24 +10,27 @@ Used by the lab's table: where a policy's longest wait is not below somebody els
 3. Of one model's calls the first that came is served first, and at once where the model is ready and has a slot free.
    Except while somebody waits for a model for which this one, or others, would have to leave: then it may be gated, and
    stays so until the next load begins or nobody waits for a load.
-4. Who leaves is idle, and leaves for one who waits, together with no more than it takes, the last of them needed.
+4. Who leaves is idle, and leaves for one who waits, together with no more than it takes, the last of them needed. A
+   model that fits as it is is loaded at once, or after a load or an unloading that is under way.
 5. Nobody waits while the card does nothing: no call, no load, no unloading.
 
 What such a schedule may choose is chosen with knowledge of all that comes, so no policy that keeps these rules does
-better, nor one that loads only one model at a time. Who breaks them may: by letting a call wait beside an idle card for
-one that is still to come, by loading in parts, by reading files ahead.
+better; resident-first keeps them. Who breaks them may: by letting a call wait beside an idle card for one that is still
+to come, by loading in parts, by reading files ahead.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from enum import Enum
-from itertools import combinations, product
+from itertools import product
 from typing import Final, TypeAlias
 
 from swapd.sim.lab.card import BATCHED, UNLOAD
 from swapd.sim.lab.moments import Moment, Resident
 from swapd.sim.lab.orders import Order
+from swapd.sim.lab.quiet import UNHEARD, enough, fits_in_host, quiet_arrivals, states
 from swapd.trace import Trace
 from swapd.units import Bytes, Seconds
 
@@ -35,6 +38,8 @@ MOST: Final = 400_000
 """Moments that are looked at in all: some seconds."""
 MARGIN: Final[Seconds] = 1e-6
 """What is less below the limit is not below it: sums of the same times in another order differ by as much."""
+_QUIET: Final = 6
+"""So many quiet moments before it are tried."""
 _CLOSE_AFTER: Final = (1.0, 0.7, 0.4, 0.0)
 """Shares of the limit. Of gating a model or not, the first is tried first once somebody has waited so long. In all
 orders the same is looked through; some come upon a schedule sooner.
@@ -49,12 +54,25 @@ class Answer(Enum):
 
 
 def shorter(trace: Trace, limit: Seconds, most: int = MOST) -> tuple[Order, ...] | Answer:
-    """A schedule of the class in which everybody waits less than `limit`, if there is one."""
+    """A schedule of the class in which everybody waits less than `limit`, if there is one.
+
+    Where nothing is found it may be proved from what is near the moment at which all ways ended: from whatever could be
+    there before it, when it is quiet for certain, none goes on.
+    """
     failed: set[_Quiet] = set()
+    latest = 0.0
     for share in _CLOSE_AFTER:
-        found = _Search(trace, limit, share, failed).run(most // len(_CLOSE_AFTER))
+        search = _Search(trace, limit, share, failed)
+        found = search.run([Moment(trace)], math.inf, most // len(_CLOSE_AFTER))
         if found is not Answer.UNKNOWN:
             return found
+        latest = max(latest, search.latest)
+    before = [number for number in quiet_arrivals(trace, limit) if trace.calls[number].at <= latest]
+    for number in before[: -_QUIET - 1 : -1]:
+        starts = states(trace, number, limit)
+        search = _Search(trace, limit, 1.0, failed)
+        if starts is not None and search.run(starts, latest + limit, most // _QUIET) is Answer.NOBODY:
+            return Answer.NOBODY
     return Answer.UNKNOWN
 
 
@@ -72,14 +90,18 @@ class _Search:
     def __init__(self, trace: Trace, limit: Seconds, close_after: float, failed: set[_Quiet]) -> None:
         self._trace, self._close_after = trace, close_after * limit
         self._models = {model.name: model for model in trace.models}
+        self._sizes = {model.name: model.size for model in trace.models}
         self._due = [call.at + limit - MARGIN for call in trace.calls]
         """Who has not been served then waits too long."""
         self._last = {(call.model, call.session): number for number, call in enumerate(trace.calls)}
-        self._fits_in_host = sum(model.size for model in trace.models) <= trace.host
+        self._fits_in_host = fits_in_host(trace)
         self._failed = failed
+        self.latest: Seconds = 0.0
+        """No way went on for longer."""
 
-    def run(self, most: int) -> tuple[Order, ...] | Answer:
-        ways, passed = [[Moment(self._trace)]], list[list[_Quiet]]([[]])
+    def run(self, starts: Sequence[Moment], until: Seconds, most: int) -> tuple[Order, ...] | Answer:
+        """A way from one of these to this moment or to the end of the day: the orders on it."""
+        ways, passed = [list(starts)], list[list[_Quiet]]([[]])
         while ways:
             if not ways[-1]:
                 ways.pop()
@@ -93,8 +115,9 @@ class _Search:
                         further = []
                         break
                     seen.append(quiet)
-                if not moment.advance():
+                if not moment.advance() or moment.now > until:
                     return moment.orders()
+                self.latest = max(self.latest, moment.now)
                 most -= 1
                 if most < 0:
                     return Answer.UNKNOWN
@@ -110,10 +133,15 @@ class _Search:
         if moment.waiting or not moment.is_idle:
             return None
         residents = tuple(
-            (name, one.has_served, tuple(s for s in one.kept if self._last[name, s] >= moment.come))
-            for name, one in sorted(moment.residents.items())
+            (name, one.has_served, self._kept(name, one, moment.come)) for name, one in sorted(moment.residents.items())
         )
         return moment.come, residents, tuple(sorted(moment.cached)) if self._fits_in_host else moment.cached
+
+    def _kept(self, name: str, resident: Resident, come: int) -> tuple[str, ...]:
+        """As far as it matters: who is not heard of again only makes others older."""
+        kept = [session if self._last.get((name, session), -1) >= come else UNHEARD for session in resident.kept]
+        oldest = next((place for place, session in enumerate(kept) if session != UNHEARD), len(kept))
+        return tuple(kept[oldest:])
 
     # --- what can be decided
 
@@ -166,17 +194,23 @@ class _Search:
                 yield from self._loaded(after, tried)
             elif lack > coming:
                 idle = [
-                    one
-                    for name, one in sorted(moment.residents.items())
-                    if one.is_ready and not one.active and (one.has_served or name not in moment.waiting)
+                    other
+                    for other, one in sorted(moment.residents.items())
+                    if one.is_ready and not one.active and (one.has_served or other not in moment.waiting)
                 ]
-                for victims in _enough(idle, lack - coming):
+                for victims in enough(idle, self._sizes, lack - coming):
                     after = moment.copy()
                     for victim in victims:
-                        after.stop(victim.model.name)
+                        after.stop(victim)
                     yield from self._loaded(after, tried)
-        if not (moment.waiting and moment.is_idle):
+        if not (moment.waiting and moment.is_idle) and not self._is_held_up(moment, free):
             yield moment
+
+    def _is_held_up(self, moment: Moment, free: Bytes) -> bool:
+        """Somebody's model fits and is not loaded, with nobody else loading or leaving."""
+        if moment.leaving or not all(resident.is_ready for resident in moment.residents.values()):
+            return False
+        return any(self._models[name].size <= free for name in self._seekers(moment))
 
     def _seekers(self, moment: Moment) -> list[str]:
         """Models that somebody waits for and that are not there, in the order in which they were asked for."""
@@ -185,15 +219,15 @@ class _Search:
     def _wanted(self, moment: Moment, seekers: Sequence[str]) -> set[str]:
         """Whose room somebody waits for, who needs all of it besides that of others."""
         wanted: set[str] = set()
-        there = [one for _, one in sorted(moment.residents.items())]
+        there = sorted(moment.residents)
         for name in seekers:
-            lack = self._models[name].size - moment.free
-            if lack > sum(one.model.size for one in there):
+            lack = self._sizes[name] - moment.free
+            if lack > sum(self._sizes[other] for other in there):
                 lack -= moment.room_coming
-            for victims in _enough(there, lack) if lack > 0 else ():
-                sizes = [victim.model.size for victim in victims]
-                if sum(sizes) - min(sizes) < lack:
-                    wanted.update(victim.model.name for victim in victims)
+            for victims in enough(there, self._sizes, lack) if lack > 0 else ():
+                room = [self._sizes[victim] for victim in victims]
+                if sum(room) - min(room) < lack:
+                    wanted.update(victims)
         return wanted
 
     # --- what cannot go well
@@ -230,12 +264,3 @@ class _Search:
         left = [one.left for one in resident.active if self._trace.calls[one.call].patience is None]
         takes = (1 - BATCHED) * max(left) + BATCHED * sum(left) if left else 0.0
         return max(moment.now, resident.ready_at) + takes + UNLOAD
-
-
-def _enough(residents: Sequence[Resident], lack: Bytes) -> Iterator[tuple[Resident, ...]]:
-    """Those whose room together is enough, and without one of them would not be."""
-    for count in range(1, len(residents) + 1):
-        for some in combinations(residents, count):
-            sizes = [one.model.size for one in some]
-            if sum(sizes) >= lack > sum(sizes) - max(sizes):
-                yield some
