@@ -68,16 +68,28 @@ class Arithmetic:
         self._buffers = _Buffers(variant, micro_batch)
         self._adapters = sum(adapter.size for adapter in variant.adapters)
         self._draft = None if variant.draft is None else Arithmetic(variant.draft, micro_batch)
+        self._on_one: dict[tuple[int, int], tuple[Bytes, Bytes]] = {}
+        """On the host and on the card, by how many layers are there and without their experts."""
 
-    def all(self, placement: Placement) -> Footprint:
-        """The process included."""
+    def all(self, placement: Placement) -> _Amounts:
+        """The process included. One card is as good as another."""
+        if len(placement.devices) != 1:
+            return self._all(placement)
+        key, (card,) = (placement.gpu_layers, placement.experts_on_cpu), placement.devices
+        known = self._on_one.get(key)
+        if known is None:
+            amounts = self._all(placement)
+            known = self._on_one[key] = amounts[HOST], amounts[card]
+        return {HOST: known[0], card: known[1]}
+
+    def _all(self, placement: Placement) -> _Amounts:
         amounts, spread = _nothing(placement), self.spread(placement)
         amounts[HOST] = self._process
         self.add_weights_and_cache(amounts, placement, spread)
         self.add_compute(amounts, placement, spread)
         if self._adapters:
             self._add_adapters(amounts, placement, spread)
-        return Footprint.of(amounts)
+        return amounts
 
     def weights_and_cache(self, placement: Placement) -> Footprint:
         """What it keeps as long as it lives. Exact where the header tells single layers, else spread evenly."""
@@ -234,6 +246,11 @@ def of(variant: Variant, micro_batch: Tokens) -> Arithmetic:
 
 def arithmetic(variant: Variant, placement: Placement) -> Footprint:
     """From the header alone, the process included."""
+    return Footprint.of(amounts(variant, placement))
+
+
+def amounts(variant: Variant, placement: Placement) -> dict[DeviceId, Bytes]:
+    """The same, to go on counting with; the caller's own."""
     return of(variant, placement.micro_batch).all(placement)
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
-from swapd.core.arithmetic import arithmetic, process_bytes
+from swapd.core.arithmetic import amounts as by_header
+from swapd.core.arithmetic import process_bytes
 from swapd.core.model import HOST, DeviceId, Footprint, Placement, Variant, VariantId
 from swapd.core.state import State
 from swapd.units import Bytes
@@ -25,14 +26,15 @@ class Predictor:
 
     def __init__(self, state: State, unmeasured: _Unmeasured) -> None:
         self.variant = unmeasured.variant
-        self._lessons, self._unmeasured = state.lessons, unmeasured
+        self._lessons = state.lessons if self.variant.id in _learnt(state.lessons) else None
+        self._unmeasured = unmeasured
 
     def __call__(self, placement: Placement) -> Footprint:
         """What to promise for this load: the lesson of an earlier one; else llama.cpp's own sizing; else the
         arithmetic, corrected by the nearest placement that was sized. To the last two comes what a process
         takes besides.
         """
-        lesson = self._lessons.get((self.variant.id, placement))
+        lesson = None if self._lessons is None else self._lessons.get((self.variant.id, placement))
         return self._unmeasured(placement) if lesson is None else lesson
 
 
@@ -60,7 +62,7 @@ class _Unmeasured:
         return told
 
     def _tell(self, placement: Placement) -> Footprint:
-        said = self._sizes.get(placement)
+        said = self._sizes.get(placement) if self._sizes else None
         amounts = self._estimate(placement) if said is None else self._with_process(said)
         for device in placement.devices:
             amounts[device] = amounts.get(device, 0) + self._overheads.get(device, 0)
@@ -74,7 +76,7 @@ class _Unmeasured:
 
     def _estimate(self, placement: Placement) -> dict[DeviceId, Bytes]:
         """Arithmetic, shifted by how far it was off where llama.cpp has sized the same model on the same cards."""
-        amounts = dict(arithmetic(self.variant, placement).parts)
+        amounts = by_header(self.variant, placement)
         sized = self._sized_like(placement)
         if not sized:
             return amounts
@@ -97,8 +99,8 @@ class _Unmeasured:
         """By how much the arithmetic is too low there."""
         off = self._off.get(sized)
         if off is None:
-            size, ours = self._with_process(self._sizes[sized]), arithmetic(self.variant, sized)
-            off = self._off[sized] = {d: size.get(d, 0) - ours[d] for d in {*size, *ours}}
+            size, ours = self._with_process(self._sizes[sized]), by_header(self.variant, sized)
+            off = self._off[sized] = {d: size.get(d, 0) - ours.get(d, 0) for d in {*size, *ours}}
         return off
 
 
@@ -115,6 +117,20 @@ def _sized_by_variant(sizes: Mapping[tuple[VariantId, Placement], Footprint]) ->
     for (variant, place), size in sizes.items():
         found.setdefault(variant, []).append((place, size))
     _by_variant[:] = [(sizes, found)]
+    return found
+
+
+_by_lessons: Final[list[tuple[object, frozenset[VariantId]]]] = []
+"""The same of the next."""
+
+
+def _learnt(lessons: Mapping[tuple[VariantId, Placement], Footprint]) -> frozenset[VariantId]:
+    """Of whom there are any: of the others nobody has to look."""
+    for known, answer in _by_lessons[:]:
+        if known is lessons:
+            return answer
+    found = frozenset([variant for variant, _ in lessons])
+    _by_lessons[:] = [(lessons, found)]
     return found
 
 

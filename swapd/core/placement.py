@@ -17,6 +17,8 @@ from swapd.units import Bytes, Tokens
 
 MICRO_BATCH: Final[Tokens] = 512
 SMALL_BATCH: Final[Tokens] = 128
+_GUESSES: Final = (True, True, True, *(False,) * 64)
+"""How a number of layers is looked for: at first as if all were alike, then by halves."""
 
 Room = Mapping[DeviceId, Bytes]
 
@@ -130,20 +132,44 @@ def _filled(predict: footprint.Predictor, room: Room, cards: Sequence[DeviceId],
     layers = predict.variant.shape.offloadable
     found: Placement | None = None
     for card in sorted(cards, key=lambda card: (-room.get(card, 0), card)):
-        here, size = found, room.get(card, 0)
-        if predict(_before(here, card, 1, layers, batch))[card] > size:
-            continue  # of full cards, and quickly said
-        on, off = 1, layers - (0 if here is None else here.gpu_layers) + 1
-        while off - on > 1:
-            middle = (on + off) // 2
-            if predict(_before(here, card, middle, layers, batch))[card] <= size:
-                on = middle
-            else:
-                off = middle
-        found = _before(here, card, on, layers, batch)
+        more = _with_card(predict, room.get(card, 0), found, card, batch)
+        # What was sized on one card may have said that it takes less than is known of several.
+        if more is None or (found is not None and not predict(more).fits_on(found.devices, room)):
+            continue
+        found = more
         if found.gpu_layers == layers:
             break
     return found
+
+
+def _with_card(
+    predict: footprint.Predictor, size: Bytes, place: Placement | None, card: DeviceId, batch: Tokens
+) -> Placement | None:
+    """With as many layers more as so many bytes of another card hold; None: not one."""
+    layers = predict.variant.shape.offloadable
+
+    def takes(count: int) -> Bytes:
+        return predict(_before(place, card, count, layers, batch))[card]
+
+    on, off = 1, layers - (0 if place is None else place.gpu_layers)
+    least = takes(on)
+    if least > size:
+        return None  # of full cards, and quickly said
+    most = takes(off)
+    if most <= size:
+        return _before(place, card, off, layers, batch)
+    # Layers are mostly alike: the first guess is mostly right, and the next one says so.
+    for is_guessed in _GUESSES:
+        if off - on <= 1:
+            break
+        guess = on + int((size - least) * (off - on) / (most - least)) if is_guessed else (on + off) // 2
+        middle = min(max(guess, on + 1), off - 1)
+        taken = takes(middle)
+        if taken <= size:
+            on, least = middle, taken
+        else:
+            off, most = middle, taken
+    return _before(place, card, on, layers, batch)
 
 
 def _before(place: Placement | None, card: DeviceId, count: int, layers: int, batch: Tokens) -> Placement:

@@ -105,6 +105,7 @@ class World(Machine):
             ask = self.books.asks[request]
             was_granted = ask.answer is Answer.GRANTED and not ask.event.slotless
             usage = Usage(100, 0, 10, ask.hold / 4, ask.hold / 2) if was_granted else None
+            self._stirred = max(self._stirred, self.now)  # whoever is idle now may be placed better at the next look
             self._tell(RequestEnded(self.now, request, usage))
 
     def take(self, device: DeviceId, size: Bytes) -> None:

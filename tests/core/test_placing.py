@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from swapd.core.messages import Overflow, Ranking, RefuseRequest
-from swapd.core.model import Placement, Variant
+from swapd.core.messages import Overflow, PlacementSized, Ranking, RefuseRequest
+from swapd.core.model import Footprint, Placement, Variant
 from swapd.core.resident import Phase
 from swapd.units import GiB, MiB
 from tests.core.builders import (
@@ -15,6 +15,7 @@ from tests.core.builders import (
     OTHER_CARD,
     Desk,
     refused,
+    sized,
     started,
     stopped,
     variant,
@@ -262,6 +263,26 @@ def test_in_part_each_card_holds_as_many_layers_as_it_has_room_for() -> None:
     resident = desk.resident(model)
     assert resident.placement.gpu_layers == 14
     assert (resident.footprint[CARD], resident.footprint[OTHER_CARD]) == (4 * GiB, 10 * GiB)
+
+
+def test_where_two_cards_together_would_take_more_than_was_said_of_one_only_one_is_used() -> None:
+    """Of loads on one card it is known that they take less than the header says, of those on two it is not."""
+    model = replace(layered("m", 4, 4 * GiB), max_vram=str(14 * GiB // 5))
+    desk = Desk(cards=(CARD, OTHER_CARD), host=3 * GiB // 2)
+    desk.foreign[OTHER_CARD] = 87 * GiB // 10
+
+    def says(wanted: Variant, place: Placement) -> Footprint:
+        said = dict(sized(wanted, place).parts)
+        return Footprint.of({device: size - (device in place.devices) * GiB // 2 for device, size in said.items()})
+
+    desk.says = says
+    whole = Placement((CARD,), 4, 4, 512)
+    desk.tell(PlacementSized(desk.at, model.id, whole, says(model, whole)))
+    desk.wants(model, "1")
+    desk.measured()
+    assert refused(desk.orders) == {}
+    resident = desk.resident(model)
+    assert (resident.placement.devices, resident.placement.gpu_layers) == ((CARD,), 3)
 
 
 def test_a_large_output_is_put_where_there_is_room_for_it() -> None:
