@@ -13,7 +13,7 @@ from swapd.core import costs, sparing
 from swapd.core.messages import Ranking
 from swapd.core.model import DeviceId, Footprint, ResidentId, VariantId
 from swapd.core.resident import STAYING, Phase, Resident
-from swapd.core.state import State, remembered
+from swapd.core.state import State, remembered, remembered_with
 from swapd.units import Bytes, Seconds
 
 TENURE: Final = 6.0
@@ -161,7 +161,7 @@ def _by_regret(state: State) -> tuple[Resident, ...]:
     return tuple(sorted(state.residents.values(), key=lambda r: (not state.is_idle(r), regrets[r.id], r.used_at, r.id)))
 
 
-@remembered
+@remembered_with("residents")
 def _taken(state: State) -> Mapping[ResidentId, Mapping[DeviceId, Bytes]]:
     return {r.id: dict(r.footprint.parts) for r in state.residents.values()}
 
@@ -169,7 +169,14 @@ def _taken(state: State) -> Mapping[ResidentId, Mapping[DeviceId, Bytes]]:
 @remembered
 def _freed(state: State) -> Mapping[_Way, Mapping[DeviceId, Bytes]]:
     """If all of them left."""
-    return {way: dict(Footprint.total(r.footprint for r in able).parts) for way, able in _by_use(state).items()}
+    found: dict[_Way, dict[DeviceId, Bytes]] = {}
+    for way, able in _by_use(state).items():
+        freed: dict[DeviceId, Bytes] = {}
+        for resident in able:
+            for device, size in resident.footprint.parts:
+                freed[device] = freed.get(device, 0) + size
+        found[way] = freed
+    return found
 
 
 def ceiling(state: State, newcomer: VariantId) -> Mapping[DeviceId, Bytes]:
@@ -181,7 +188,7 @@ def ceiling(state: State, newcomer: VariantId) -> Mapping[DeviceId, Bytes]:
     return {device: size - held[device] for device, size in _ceiling(state).items()}
 
 
-@remembered
+@remembered_with("residents", "devices", "policy", "yields", "now")
 def _ceiling(state: State) -> Mapping[DeviceId, Bytes]:
     """The same if nobody were pinned."""
     most, budgets = state.mosts(), state.budgets()

@@ -202,9 +202,11 @@ class Facts(Hindsight):
         for resident in self.state.in_phases([Phase.READY, Phase.DRAINING]):
             # A driver that names no process (containers, WSL) measures nothing: what is known stands.
             known = resident.predicted if resident.measured is None else resident.measured
+            if resident.measured is not None and not any(held.get(resident.id, 0) > known[d] for d, held in listed):
+                continue  # pools grow in use and are not given back
             measured = Footprint.of({d: held.get(resident.id) or known[d] for d, held in listed})
             if resident.measured is not None:
-                measured = measured.at_least(resident.measured)  # pools grow in use and are not given back
+                measured = measured.at_least(resident.measured)
             if measured != resident.measured:
                 resident = replace(resident, measured=measured)
                 self.put(resident)

@@ -7,11 +7,12 @@ of a mixture on the CPU, fewer layers; at last the CPU alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from functools import lru_cache
+from typing import Final, TypeAlias
 
 from swapd.core import footprint
 from swapd.core.model import HOST, Device, DeviceId, DeviceKind, Footprint, Placement, Variant
-from swapd.core.state import State, remembered
+from swapd.core.state import State, remembered_with
 from swapd.core.values import replace
 from swapd.units import Bytes, Tokens
 
@@ -21,6 +22,8 @@ _GUESSES: Final = (True, True, True, *(False,) * 64)
 """How a number of layers is looked for: at first as if all were alike, then by halves."""
 
 Room = Mapping[DeviceId, Bytes]
+_Sets: TypeAlias = tuple[tuple[tuple[DeviceId, ...], tuple[float, ...]], ...]
+"""Cards to use together, with their shares."""
 
 
 def micro_batches(variant: Variant) -> tuple[Tokens, ...]:
@@ -57,7 +60,12 @@ def wholes(state: State, variant: Variant, gpu_layers: int | None) -> tuple[Plac
         return tuple(Placement((card,), fixed, layers, batch) for card in cards)
     if not usable(state) or fixed == 0:
         return (on_cpu(variant),)
-    return tuple(Placement(devices, fixed or layers, layers, batch, 0, split) for devices, split in _sets(state))
+    return _on_each(_sets(state), fixed or layers, layers, batch)
+
+
+@lru_cache(maxsize=256)
+def _on_each(sets: _Sets, gpu_layers: int, layers: int, batch: Tokens) -> tuple[Placement, ...]:
+    return tuple(Placement(devices, gpu_layers, layers, batch, 0, split) for devices, split in sets)
 
 
 def largest(
@@ -102,8 +110,14 @@ def may_hold(state: State, predict: footprint.Predictor, room: Room, least: floa
     layers, cards = shape.offloadable, [device.id for device in usable(state)]
     if shape.expert_layers or not cards:
         return True
-    fewest = next(n for n in range(layers + 1) if n / layers >= least or n == layers)
-    return _may_fit(predict(Placement((cards[0],), fewest, layers, micro_batches(predict.variant)[-1])), room, cards)
+    place = Placement((cards[0],), _fewest(layers, least), layers, micro_batches(predict.variant)[-1])
+    return _may_fit(predict(place), room, cards)
+
+
+@lru_cache(maxsize=256)
+def _fewest(layers: int, share: float) -> int:
+    """Of all layers, that are at least such a share."""
+    return next(n for n in range(layers + 1) if n / layers >= share or n == layers)
 
 
 def _may_fit(on_one: Footprint, room: Room, cards: Sequence[DeviceId]) -> bool:
@@ -223,7 +237,7 @@ def _first(holds: Callable[[int], bool], low: int, high: int) -> int:
     return low
 
 
-@remembered
+@remembered_with("residents", "devices", "policy", "yields", "now")
 def usable(state: State) -> tuple[Device, ...]:
     """Cards, most room first. Where the driver does not answer nothing would ever be seen free."""
     room = state.room()
@@ -231,8 +245,8 @@ def usable(state: State) -> tuple[Device, ...]:
     return tuple(sorted(cards, key=lambda card: (-room[card.id], card.id)))
 
 
-@remembered
-def _sets(state: State) -> tuple[tuple[tuple[DeviceId, ...], tuple[float, ...]], ...]:
+@remembered_with("residents", "devices", "policy", "yields", "now")
+def _sets(state: State) -> _Sets:
     """Cards to use together, with their shares: each alone, then the two with most room, the three, …"""
     cards = usable(state)
     alone = [((card.id,), ()) for card in cards]

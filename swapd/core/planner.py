@@ -16,7 +16,7 @@ from swapd.core.group import Group
 from swapd.core.messages import Overflow, Ranking
 from swapd.core.model import DeviceId, Footprint, Placement
 from swapd.core.resident import STAYING, Resident
-from swapd.core.state import State
+from swapd.core.state import State, remembered_with
 from swapd.units import Bytes, Seconds
 
 MOST: Final = 0.7
@@ -126,7 +126,7 @@ class _Question:
         self.is_overdue = state.is_overdue(group)
         self.is_priced = state.policy.ranking is Ranking.COST
         cap = state.cap(self.variant)
-        self.room = _least(state.room(), cap)
+        self.room = _least(state.room(), cap) if self.variant.max_vram else _room_within(state)
         self.ceiling = _least(eviction.ceiling(state, self.variant.id), cap)
         limit = state.policy.max_loaded
         self.places = max(0, len(state.in_phases(STAYING)) + 1 - limit) if limit else 0
@@ -296,6 +296,12 @@ def _loss(state: State, leaving: tuple[Resident, ...]) -> tuple[int, Seconds, in
     """What a set of victims costs: those at work first, then how recently the latest was used, then how many."""
     at_work = sum(not state.is_idle(r) for r in leaving)
     return at_work, max((r.used_at for r in leaving), default=0.0), len(leaving)
+
+
+@remembered_with("residents", "devices", "policy", "yields", "now")
+def _room_within(state: State) -> Mapping[DeviceId, Bytes]:
+    """For whoever has no cap of its own."""
+    return _least(state.room(), state.mosts())
 
 
 def _least(one: Mapping[DeviceId, Bytes], other: Mapping[DeviceId, Bytes]) -> dict[DeviceId, Bytes]:

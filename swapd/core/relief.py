@@ -9,7 +9,7 @@ from typing import Final
 
 from swapd.core import costs, eviction, footprint, placement
 from swapd.core.messages import Overflow, Ranking
-from swapd.core.model import Device, DeviceId, DeviceKind, Footprint, Placement
+from swapd.core.model import Device, DeviceId, DeviceKind, Placement
 from swapd.core.resident import Phase, Resident
 from swapd.core.state import State
 from swapd.units import Bytes, Seconds, format_bytes
@@ -30,12 +30,13 @@ def pressed(state: State) -> tuple[tuple[DeviceId, Bytes], ...]:
     A reservation presses nobody: it has taken nothing yet.
     """
     budgets = state.budgets()
-    staying = Footprint.total(r.footprint for r in state.in_phases([Phase.LOADING, Phase.READY]))
+    staying = state.in_phases([Phase.LOADING, Phase.READY])
     lacks: list[tuple[DeviceId, Bytes]] = []
     for device in state.devices:
-        lack = staying[device.id] - budgets[device.id] - state.unlisted(device)
-        if _is_watched(state, device) and lack > TOLERATED * state.configured_reserve(device):
-            lacks.append((device.id, lack))
+        lack = sum([r.footprint[device.id] for r in staying]) - budgets[device.id]
+        tolerated = TOLERATED * state.configured_reserve(device)
+        if lack > tolerated and _is_watched(state, device) and lack - state.unlisted(device) > tolerated:
+            lacks.append((device.id, lack - state.unlisted(device)))
     return tuple(sorted(lacks, key=lambda short: (-short[1], short[0])))
 
 

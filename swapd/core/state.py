@@ -58,6 +58,29 @@ def remembered(question: Callable[[State], _Answer]) -> Callable[[State], _Answe
     return ask
 
 
+def remembered_with(*names: str) -> Callable[[Callable[[State], _Answer]], Callable[[State], _Answer]]:
+    """The same for a question that reads these fields of the state alone: good until one of them changes."""
+    reads = [attrgetter(name) for name in names]
+
+    def decorate(question: Callable[[State], _Answer]) -> Callable[[State], _Answer]:
+        seen: list[object] = [None] * len(reads)
+        answers: list[_Answer] = []
+
+        def ask(state: State) -> _Answer:
+            for number, read in enumerate(reads):
+                if read(state) is not seen[number]:
+                    break
+            else:
+                return answers[0]
+            answer = question(state)
+            seen[:], answers[:] = [read(state) for read in reads], [answer]
+            return answer
+
+        return ask
+
+    return decorate
+
+
 ASIDE: Final = frozenset({"told", "sizing"})
 """What changes from one decision to the next in the same step, and what none of them rests on."""
 
@@ -159,7 +182,7 @@ class State:
                 return resident
         return None
 
-    @remembered
+    @remembered_with("leases")
     def leased(self) -> Mapping[ResidentId, tuple[RequestId, ...]]:
         """Who holds slots of whom; residents without a lease are missing."""
         held: dict[ResidentId, list[RequestId]] = {}
@@ -226,11 +249,11 @@ class State:
     def has_gpu(self) -> bool:
         return any(device.kind is DeviceKind.GPU for device in self.devices)
 
-    @remembered
+    @remembered_with("residents")
     def promised(self) -> Footprint:
         return Footprint.total(r.footprint for r in self.residents.values() if r.phase in STAYING)
 
-    @remembered
+    @remembered_with("residents")
     def held(self) -> Footprint:
         return Footprint.total(r.footprint for r in self.residents.values() if r.phase in HOLDING)
 
@@ -262,7 +285,7 @@ class State:
         some drivers list nobody: such bytes count as ours until it is gone (`held` counts them too).
         """
         listed = {resident for resident, size in device.held if size}
-        unlisted = [r for r in self.in_phases(LOADED) if r.id not in listed]
+        unlisted = [r for r in self.residents.values() if r.id not in listed and r.phase in LOADED]
         return device.free + device.ours + sum([r.takes(device.id) for r in unlisted])
 
     def foreign(self, device: Device) -> Bytes:
@@ -305,15 +328,15 @@ class State:
         own = {device.id: self.own_cap(variant, device) for device in self.devices}
         return {device: most if (cap := own[device]) is None else min(most, cap) for device, most in mosts.items()}
 
-    @remembered
+    @remembered_with("residents", "devices", "policy", "yields", "now")
     def mosts(self) -> Mapping[DeviceId, Bytes]:
         return {device.id: self.most(device) for device in self.devices}
 
-    @remembered
+    @remembered_with("residents", "devices", "policy", "yields", "now")
     def budgets(self) -> Mapping[DeviceId, Bytes]:
         return {device.id: self.budget(device) for device in self.devices}
 
-    @remembered
+    @remembered_with("residents", "devices", "policy", "yields", "now")
     def room(self) -> Mapping[DeviceId, Bytes]:
         """Budget less what is promised to those staying."""
         promised = self.promised()
