@@ -259,6 +259,9 @@ def _cache_up_to(variant: Variant, micro_batch: Tokens) -> tuple[Bytes, ...]:
     shape, (over, under) = variant.shape, _KV_BYTES[variant.kv_type]  # cells come in 256: no layer's is rounded
     full, window = cells(variant), _window_cells(variant, micro_batch)
     heads = [number * (shape.key_length + shape.value_length) for number in shape.kv_heads]
+    if not shape.window_cache and not shape.states:  # mostly
+        sums = _up_to(shape.full_cache or heads, shape.offloadable)
+        return tuple([variant.sequences * (f * full * over // under) for f in sums])
     told = (shape.full_cache or heads, shape.window_cache, shape.states)
     each = zip(*(_up_to(elements, shape.offloadable) for elements in told), strict=True)
     return tuple(variant.sequences * ((f * full + w * window) * over // under + states) for f, w, states in each)

@@ -44,6 +44,7 @@ class _Unmeasured:
     def __init__(self, variant: Variant, sized: _Sized, overheads: Mapping[DeviceId, Bytes]) -> None:
         self.variant = variant
         self._sized, self._overheads, self._sizes = sized, overheads, dict(sized)
+        self._process = process_bytes(variant) if sized else 0
         self._on: dict[int, list[Placement]] = {}
         self._off: dict[Placement, Mapping[DeviceId, Bytes]] = {}
         self._told: dict[Placement, Footprint] = {}
@@ -71,7 +72,7 @@ class _Unmeasured:
     def _with_process(self, said: Footprint) -> dict[DeviceId, Bytes]:
         """As llama.cpp says, and on the host the process itself, which it does not count."""
         amounts = dict(said.parts)
-        amounts[HOST] = amounts.get(HOST, 0) + process_bytes(self.variant)
+        amounts[HOST] = amounts.get(HOST, 0) + self._process
         return amounts
 
     def _estimate(self, placement: Placement) -> dict[DeviceId, Bytes]:

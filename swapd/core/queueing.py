@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from heapq import heapify, heappop, nsmallest
+from operator import itemgetter
 from typing import Final
 
 from swapd.core import costs
@@ -35,17 +36,18 @@ def _in_order(state: State, served: frozenset[VariantId], most: int) -> Iterator
     of whom most are helped soonest (load and answers of all, by their number; Smith's rule), or, not priced, by age.
     """
     groups, now, max_wait = state.waiting, state.now, state.policy.max_wait
-    # In a step of a thousand groups this is most of the work: not `State.is_overdue`.
-    overdue = [(g.since, v) for v, g in groups.items() if now >= g.since + max_wait and v not in served]
-    were_overdue = len(overdue)
+    # In a step of a thousand groups this is much of the work: not `State.is_overdue`.
+    all_by_age = [(g.since, v, -g.priority) for v, g in groups.items() if v not in served]
+    all_by_age.sort()  # they mostly are
+    were_overdue = bisect_left(all_by_age, True, key=lambda one: now < one[0] + max_wait)
     left = most - were_overdue
-    heapify(overdue)
-    for _ in range(min(most, were_overdue)):
-        yield heappop(overdue)[1]
+    yield from [variant for _, variant, _ in all_by_age[: min(most, were_overdue)]]
     if left <= 0:
         return
-    timely = [(-g.priority, g.since, v) for v, g in groups.items() if now < g.since + max_wait and v not in served]
-    by_age = nsmallest(left, timely)
+    timely = all_by_age[were_overdue:]
+    if any(priority for *_, priority in timely):
+        timely.sort(key=itemgetter(2))
+    by_age = [(priority, since, variant) for since, variant, priority in timely[:left]]
     priced = 0 if state.policy.ranking is Ranking.LRU else max(0, PRICED - were_overdue)
     yield from (variant for *_, variant in sorted(_by_help(state, *age) for age in by_age[:priced]))
     yield from (variant for *_, variant in by_age[priced:])

@@ -34,7 +34,10 @@ from swapd.units import Bytes, format_bytes
 OURS: Final = "swapd/"
 """How the ids of our own wishes begin: nobody waits for their answers."""
 LOOKED_AT: Final = 4
-"""After so many groups that have to wait nobody else is looked at in one step: those behind come to it later."""
+"""After so many groups that have to wait one more is looked at in this step: those behind come to it later."""
+CROWD: Final = 100
+IN_A_CROWD: Final = 2
+"""Of more groups than that, after so many: to find out whose turn it is takes its part of a step, too."""
 PROMISED: Final = 4
 """Nor after so many that were promised a room, while somebody leaves: what follows from that is another step."""
 
@@ -81,8 +84,9 @@ class _Step(Ahead):
             return
         self._check_promises()
         waited, before = 0, self.state.next_resident
+        most = LOOKED_AT if len(self.state.waiting) <= CROWD else IN_A_CROWD
         for variant in queueing.first(self.state):
-            if not self._place(variant) or waited >= LOOKED_AT:
+            if not self._place(variant) or waited >= most:
                 break
             waited += variant in self.state.waiting and self.state.staying(variant) is None
             is_more_to_come = self.state.next_resident - before >= PROMISED

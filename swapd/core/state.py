@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache
+from functools import cache, wraps
 from operator import attrgetter, is_
 from typing import Final, TypeVar
 
@@ -66,6 +66,7 @@ def remembered_with(*names: str) -> Callable[[Callable[[State], _Answer]], Calla
         seen: list[object] = [None] * len(reads)
         answers: list[_Answer] = []
 
+        @wraps(question)
         def ask(state: State) -> _Answer:
             for number, read in enumerate(reads):
                 if read(state) is not seen[number]:
