@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from heapq import nsmallest
 from operator import itemgetter
 from typing import Final
 
@@ -37,17 +38,16 @@ def _in_order(state: State, served: frozenset[VariantId], most: int) -> Iterator
     """
     groups, now, max_wait = state.waiting, state.now, state.policy.max_wait
     # In a step of a thousand groups this is much of the work: not `State.is_overdue`.
-    all_by_age = [(g.since, v, -g.priority) for v, g in groups.items() if v not in served]
-    all_by_age.sort()  # they mostly are
-    were_overdue = bisect_left(all_by_age, True, key=lambda one: now < one[0] + max_wait)
+    everybody = [(g.since, v, -g.priority) for v, g in groups.items() if v not in served]
+    oldest = nsmallest(most, everybody)
+    were_overdue = bisect_left(oldest, True, key=lambda one: now < one[0] + max_wait)
     left = most - were_overdue
-    yield from [variant for _, variant, _ in all_by_age[: min(most, were_overdue)]]
+    yield from [variant for _, variant, _ in oldest[:were_overdue]]
     if left <= 0:
         return
-    timely = all_by_age[were_overdue:]
-    if any(priority for *_, priority in timely):
-        timely.sort(key=itemgetter(2))
-    by_age = [(priority, since, variant) for since, variant, priority in timely[:left]]
+    by_age = [(priority, since, variant) for since, variant, priority in oldest[were_overdue:]]
+    if any(map(itemgetter(2), everybody)):
+        by_age = nsmallest(left, [(p, since, v) for since, v, p in everybody if now < since + max_wait])
     priced = 0 if state.policy.ranking is Ranking.LRU else max(0, PRICED - were_overdue)
     yield from (variant for *_, variant in sorted(_by_help(state, *age) for age in by_age[:priced]))
     yield from (variant for *_, variant in by_age[priced:])
