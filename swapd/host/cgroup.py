@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final
 
 from swapd.units import Bytes
@@ -51,51 +51,52 @@ def allowance(physical: Bytes, root: Path = Path("/")) -> Allowance | None:
     return Allowance(min(group.limit for group in found), min(group.free for group in found))
 
 
-def _groups(root: Path) -> Iterator[tuple[Path, _Version]]:
+def _groups(root: Path) -> Iterator[tuple[str, _Version]]:
     """Our group and its ancestors, in both versions of the hierarchy; some may not be there."""
-    try:
-        lines = (root / _OWN).read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
+    for line in _read(f"{root}/{_OWN}").splitlines():
         number, controllers, path = [*line.split(":", 2), "", ""][:3]
         if number == "0":
-            mount, version = root / _MOUNT, _SECOND
+            mount, version = f"{root}/{_MOUNT}", _SECOND
         elif "memory" in controllers.split(","):
-            mount, version = root / _MOUNT / "memory", _FIRST
+            mount, version = f"{root}/{_MOUNT}/memory", _FIRST
         else:
             continue
-        inside = PurePosixPath(path.lstrip("/"))
-        if ".." in inside.parts:  # outside of what our namespace shows
-            inside = PurePosixPath()
-        for group in (inside, *inside.parents):
-            yield mount / group, version
+        inside = [name for name in path.split("/") if name]
+        if ".." in inside:  # outside of what our namespace shows
+            inside = []
+        for depth in range(len(inside), -1, -1):
+            yield "/".join((mount, *inside[:depth])), version
 
 
-def _allowed(group: Path, version: _Version, physical: Bytes) -> Allowance | None:
-    limits = [limit for name in version.limits if (limit := _number(group / name)) is not None and limit < physical]
-    used = _number(group / version.used) if limits else None
+def _allowed(group: str, version: _Version, physical: Bytes) -> Allowance | None:
+    limits = [limit for name in version.limits if (limit := _number(f"{group}/{name}")) is not None and limit < physical]
+    used = _number(f"{group}/{version.used}") if limits else None
     if used is None:
         return None
-    cached = min(used, sum(_fields(group / "memory.stat", version.reclaimable)))
+    cached = min(used, sum(_fields(f"{group}/memory.stat", version.reclaimable)))
     limit = min(limits)
     return Allowance(limit, max(0, limit - used + cached))
 
 
-def _number(path: Path) -> Bytes | None:
+def _number(path: str) -> Bytes | None:
     """None: no such file, not for us, or no limit ("max")."""
     try:
-        return int(path.read_text())
-    except (OSError, ValueError):
+        return int(_read(path))
+    except ValueError:
         return None
 
 
-def _fields(path: Path, names: tuple[str, ...]) -> Iterator[Bytes]:
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
+def _fields(path: str, names: tuple[str, ...]) -> Iterator[Bytes]:
+    for line in _read(path).splitlines():
         name, _, value = line.partition(" ")
         if name in names and value.isascii() and value.isdigit():
             yield int(value)
+
+
+def _read(path: str) -> str:
+    """Empty where there is no such file or it is not for us. Asked for every second: pathlib would take most of it."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""

@@ -7,7 +7,6 @@ deals the threads out.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Iterable
@@ -25,10 +24,12 @@ _SHORT: Final = 4096
 
 
 class Cores:
-    """Call it now and then; each answer is about the time since the one before. Takes some 0.1 ms."""
+    """Call it now and then; each answer is about the time since the one before. Takes some 0.05 ms."""
 
     def __init__(self) -> None:
         self._total: int = psutil.cpu_count() or 1
+        self._threads: dict[int, _Threads] = {}
+        """Of the workers, by pid."""
         self._look(())
 
     def __call__(self, workers: Iterable[int]) -> tuple[float, float | None]:
@@ -47,10 +48,46 @@ class Cores:
         return max(0.0, self._total - foreign), sum(waits) / seconds if waits else None
 
     def _look(self, workers: Iterable[int]) -> None:
-        pids = tuple(workers)
+        pids = set(workers)
         self._at, self._busy = time.monotonic(), _busy()
         self._used = {pid: _used(pid) for pid in (os.getpid(), *pids)}
-        self._queued = {thread: wait for pid in pids for thread, wait in _queued(pid)}
+        for pid in self._threads.keys() - pids:
+            self._threads.pop(pid).close()
+        for pid in pids - self._threads.keys():
+            self._threads[pid] = _Threads(pid)
+        self._queued = {thread: wait for each in self._threads.values() for thread, wait in each.queued()}
+
+
+class _Threads:
+    """A process's, and their files, which stay open: to open one takes three times as long as to read it."""
+
+    def __init__(self, pid: int) -> None:
+        self._folder: Final = f"/proc/{pid}/task"
+        self._files: dict[str, int] = {}
+
+    def queued(self) -> list[tuple[int, Seconds]]:
+        """How long each has been runnable without a core, by thread; empty where nobody counts it, or it is gone."""
+        try:
+            threads = os.listdir(self._folder)
+        except OSError:
+            threads = []
+        self._close(self._files.keys() - threads)
+        waits: list[tuple[int, Seconds]] = []
+        for thread in threads:
+            try:
+                if thread not in self._files:
+                    self._files[thread] = os.open(f"{self._folder}/{thread}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+                waits.append((int(thread), int(os.pread(self._files[thread], _SHORT, 0).split()[1]) * _NANO))
+            except OSError:  # it ended just now; or there is no such file
+                self._close({thread} & self._files.keys())
+        return waits
+
+    def close(self) -> None:
+        self._close(set(self._files))
+
+    def _close(self, threads: set[str]) -> None:
+        for thread in threads:
+            os.close(self._files.pop(thread))
 
 
 def _busy() -> Seconds:
@@ -66,16 +103,6 @@ def _used(pid: int) -> Seconds:
         return time.clock_gettime((~pid << 3) | _CPU_CLOCK)
     except OSError:
         return 0.0
-
-
-def _queued(pid: int) -> list[tuple[int, Seconds]]:
-    """How long each of its threads has been runnable without a core, by thread; empty where nobody counts it."""
-    waits: list[tuple[int, Seconds]] = []
-    with contextlib.suppress(OSError):  # a thread, or all of them, ended just now; or there is no such file
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            schedstat = _read(f"/proc/{pid}/task/{thread}/schedstat")
-            waits.append((int(thread), int(schedstat.split()[1]) * _NANO))
-    return waits
 
 
 def _read(path: str) -> bytes:

@@ -31,7 +31,7 @@ PATIENCE: Final = 32
 SETTLE: Final[Seconds] = 0.01
 FIRST: Final[Seconds] = 0.05
 CLOSER: Final[Seconds] = 0.12
-LOOK_EVERY: Final[Seconds] = 0.25
+LOOK_EVERY: Final[Seconds] = 0.5
 PAUSE: Final[Seconds] = 0.02
 """Between two answers: no longer, and they are watched as one."""
 STARTING: Final[Seconds] = 1.5

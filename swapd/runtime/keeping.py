@@ -16,8 +16,8 @@ import structlog
 
 from swapd.units import Seconds
 
-PAUSE: Final[Seconds] = 1.0
-"""Between two writes."""
+PAUSE: Final[Seconds] = 5.0
+"""Between two writes: so much is lost where the machine fails. Each takes as long as half a request."""
 
 log = structlog.get_logger("swapd.keeping")
 
