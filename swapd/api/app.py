@@ -98,11 +98,12 @@ async def _frame(
 ) -> web.StreamResponse:
     """Names the request, asks the guard, and says every failure in the dialect of the path."""
     request[REQUEST_ID] = new_request_id(request)
-    if isinstance(request.transport, asyncio.Transport):
-        request.app[ASKED].add(request.transport)
+    app, transport = request.app, request.transport
+    if isinstance(transport, asyncio.Transport):
+        app[ASKED].add(transport)
     began, outcome = time.perf_counter(), "ok"
     try:
-        request.app[GUARD].check(request)
+        app[GUARD].check(request)
         if is_preflight(request):
             return web.Response(status=204)
         return await handler(request)
@@ -118,7 +119,7 @@ async def _frame(
         failure = failure_of(error, request[REQUEST_ID])
         headers, outcome = failure.headers, failure.code
     finally:
-        request.app[REQUESTS].ended(request, outcome, began)
+        app[REQUESTS].ended(request, outcome, began)
     failure = replace(failure, request_id=request[REQUEST_ID])
     return json_answer(failure.body(Dialect.of(request)), status=failure.status, headers=headers)
 

@@ -51,13 +51,14 @@ async def chat(request: web.Request) -> web.StreamResponse:
 async def complete(request: web.Request) -> web.StreamResponse:
     body = read_completion(await read_object(request))
     name = await model_for(request.app[GATEWAY], body.model, COMPLETION)
-    ids = generation_ids(request, len(body.prompt) * body.tries)
+    tries = body.tries
+    ids = generation_ids(request, len(body.prompt) * tries)
     asks = [
         await _ask(request, name, body, ids.pop(0), index, prompt=prompt, echo=bool(body.echo))
         for prompt in body.prompts
-        for index in range(body.tries)
+        for index in range(tries)
     ]
-    if body.tries > body.choices:  # the best are those whose tokens were likeliest
+    if tries > body.choices:  # the best are those whose tokens were likeliest
         asks = [replace(ask, request=replace(ask.request, logprobs=ask.request.logprobs or 0)) for ask in asks]
     if body.suffix:
         await check_infill(request.app[GATEWAY], name)

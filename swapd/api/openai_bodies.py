@@ -162,15 +162,14 @@ def read_completion(body: Mapping[str, Any]) -> CompletionBody:
     """Raises InvalidRequest."""
     refuse(body, UNSERVED_EXTRAS)
     completion = parse(CompletionBody, body)
-    if completion.tries < completion.choices:
-        raise InvalidRequest(
-            f"cannot give {completion.choices} answers of {completion.tries}: 'best_of' must be at least 'n'", "best_of"
-        )
-    if completion.tries > completion.choices and completion.stream:
+    choices, tries = completion.choices, completion.tries
+    if tries < choices:
+        raise InvalidRequest(f"cannot give {choices} answers of {tries}: 'best_of' must be at least 'n'", "best_of")
+    if tries > choices and completion.stream:
         raise InvalidRequest("cannot stream with 'best_of' above 'n': the best are known at the end", "best_of")
     if completion.echo and completion.suffix:
         raise InvalidRequest("cannot serve 'echo' with 'suffix': the prompt is not all that comes before", "echo")
-    if len(completion.prompt) * completion.tries > MAX_CHOICES:
+    if len(completion.prompt) * tries > MAX_CHOICES:
         raise InvalidRequest(
             f"cannot make more than {MAX_CHOICES} answers at once: prompts times 'n' or 'best_of'",
             "n" if completion.best_of is None else "best_of",

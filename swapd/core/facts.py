@@ -155,16 +155,18 @@ class Facts(Hindsight):
                 self.unqueue(waiting)
             return
         self.drop_leases([request])
-        resident = replace(self.state.residents[holder], used_at=self.state.now)
-        if event.usage is not None:
-            resident = replace(resident, kept=kept_tokens(event.usage))
-            answered = self.past(resident.variant.id).answered(
-                event.usage, resident.placement.gpu_layers, resident.placement.share
-            )
-            self.remember(resident.variant.id, answered)
+        resident = self.state.residents[holder]
+        past = before = self.past(resident.variant.id)
+        if event.usage is None:
+            resident = replace(resident, used_at=self.state.now)
+        else:
+            resident = replace(resident, used_at=self.state.now, kept=kept_tokens(event.usage))
+            past = past.answered(event.usage, resident.placement.gpu_layers, resident.placement.share)
         self.put(resident)
         if self.state.is_idle(resident):
-            self.remember(resident.variant.id, replace(self.past(resident.variant.id), rested_at=self.state.now))
+            past = replace(past, rested_at=self.state.now)
+        if past is not before:
+            self.remember(resident.variant.id, past)
 
     def _unload(self, event: UnloadRequested) -> None:
         reason = "unloaded by force" if event.force else "unloaded on request"

@@ -71,12 +71,13 @@ class Past:
         return 1.0 - math.exp(-self.rate(now) * horizon)
 
     def asked(self, now: Seconds) -> Past:
-        past = replace(self, asked_at=now, weight=self.rate(now) * MEMORY + 1.0, lately=self._lately(now) + 1.0)
-        if self.rested_at is None:
-            return past
-        which = bisect_left(GAPS, now - self.rested_at)
-        gaps = tuple(FADING * count + (number == which) for number, count in enumerate(self.gaps))
-        return replace(past, rested_at=None, gaps=gaps)
+        gaps = self.gaps
+        if self.rested_at is not None:
+            faded = [FADING * count for count in gaps]
+            faded[bisect_left(GAPS, now - self.rested_at)] += 1
+            gaps = tuple(faded)
+        weight, lately = self.rate(now) * MEMORY + 1.0, self._lately(now) + 1.0
+        return replace(self, asked_at=now, weight=weight, lately=lately, rested_at=None, gaps=gaps)
 
     def loaded(self, seconds: Seconds, tier: Tier | None = None) -> Past:
         """`tier` None: not known, or between two."""
@@ -87,15 +88,14 @@ class Past:
 
     def answered(self, usage: Usage, gpu_layers: int, share: float) -> Past:
         """`share` of it on the GPU: in part it says nothing of how long a whole one takes."""
-        past = self
+        answer, prefill, token = self.answer, self.prefill, self.token
         if share >= 1:
-            past = replace(self, answer=blend(self.answer, usage.prefill_s + usage.decode_s))
+            answer = blend(answer, usage.prefill_s + usage.decode_s)
         if usage.prompt >= ENOUGH and usage.prefill_s > 0:
-            past = replace(past, prefill=blend(past.prefill, usage.prompt / usage.prefill_s))
+            prefill = blend(prefill, usage.prompt / usage.prefill_s)
         if usage.output > 1 and usage.decode_s > 0:
-            token = blend(past.token.get(gpu_layers), usage.decode_s / usage.output)
-            past = replace(past, token={**past.token, gpu_layers: token})
-        return past
+            token = {**token, gpu_layers: blend(token.get(gpu_layers), usage.decode_s / usage.output)}
+        return replace(self, answer=answer, prefill=prefill, token=token)
 
 
 def blend(old: float | None, new: float) -> float:

@@ -174,7 +174,11 @@ class State:
     # --- residents
 
     def in_phases(self, phases: Container[Phase]) -> tuple[Resident, ...]:
-        return tuple([r for r in self.residents.values() if r.phase in phases])
+        found: list[Resident] = []
+        for resident in self.residents.values():
+            if resident.phase in phases:
+                found.append(resident)  # noqa: PERF401 (a comprehension is a call of its own, and this is asked for often)
+        return tuple(found)
 
     def staying(self, variant: VariantId) -> Resident | None:
         """The one resident of this variant that is there to stay."""

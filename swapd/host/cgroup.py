@@ -69,7 +69,8 @@ def _groups(root: Path) -> Iterator[tuple[str, _Version]]:
 
 
 def _allowed(group: str, version: _Version, physical: Bytes) -> Allowance | None:
-    limits = [limit for name in version.limits if (limit := _number(f"{group}/{name}")) is not None and limit < physical]
+    said = [_number(f"{group}/{name}") for name in version.limits]
+    limits = [limit for limit in said if limit is not None and limit < physical]
     used = _number(f"{group}/{version.used}") if limits else None
     if used is None:
         return None

@@ -63,10 +63,12 @@ def model_line(model: TraceModel) -> str:
 
 
 def call_line(call: Call) -> str:
-    given = {key: _finite(value) for key, value in asdict(call).items() if value != _DEFAULTS.get(key, MISSING)}
+    values = {name: getattr(call, name) for name in _CALL}  # `asdict` copies each, and takes five times as long
+    given = {name: _finite(value) for name, value in values.items() if value != _DEFAULTS.get(name, MISSING)}
     return json.dumps({"call": given})
 
 
+_CALL: Final = tuple(field.name for field in fields(Call))
 _DEFAULTS: Final = {field.name: field.default for field in fields(Call) if field.default is not MISSING}
 _POLICY: Final = {
     "keep_alive": "keep_alive",
