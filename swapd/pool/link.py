@@ -61,9 +61,11 @@ class Stream:
     It is told in the turn of the loop in which it came, to one who `hear`s: no task has to wake for it.
     """
 
-    __slots__ = ("_failure", "_items", "_say", "_waiter", "is_over")
+    __slots__ = ("_failure", "_items", "_say", "_waiter", "close", "is_over")
 
-    def __init__(self) -> None:
+    def __init__(self, close: Callable[[], None] = lambda: None) -> None:
+        """`close` is to be called once, however it went."""
+        self.close = close
         self._items: list[Chunk | Ending] = []
         self._failure: Exception | None = None
         self._say: Say | None = None

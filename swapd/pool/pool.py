@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from types import TracebackType
 from typing import Any, Final, Self
@@ -157,19 +156,18 @@ class Pool:
         await worker.stop()
         self._workers.pop(resident, None)
 
-    @contextlib.asynccontextmanager
-    async def generate(self, resident: ResidentId, request: GenerationRequest) -> AsyncIterator[Stream]:
+    async def generate(self, resident: ResidentId, request: GenerationRequest) -> Stream:
         worker = self._workers.get(resident)
         if worker is None:
             raise WorkerFailed(Death.CRASHED, "it is gone")
         if self._prompts is not None and worker.prompts is not None:
             await self._prompts.wait_sealed(worker.prompts)
-        with self._dealer.computing(worker):
-            stream = worker.open(request)
-            try:
-                yield stream
-            finally:
-                worker.close(request.id)
+        self._dealer.begin(worker)
+        try:
+            return worker.open(request, lambda: self._dealer.end(worker))
+        except WorkerFailed:
+            self._dealer.end(worker)
+            raise
 
     async def ask(self, resident: ResidentId, question: Question) -> Reply:
         worker = self._workers.get(resident)

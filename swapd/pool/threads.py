@@ -122,19 +122,26 @@ class Dealer:
 
     @contextlib.contextmanager
     def computing(self, worker: Computing) -> Iterator[None]:
+        self.begin(worker)
+        try:
+            yield
+        finally:
+            self.end(worker)
+
+    def begin(self, worker: Computing) -> None:
+        """An answer of its, which is owed an `end`."""
         if not self._answering:
             self._begin()
         self._answering[worker] = self._answering.get(worker, 0) + 1
         self._deal()
-        try:
-            yield
-        finally:
-            self._answering[worker] -= 1
-            if not self._answering[worker]:
-                del self._answering[worker]
-                self._deal()
-            if not self._answering:
-                self._idle_since = self._loop.time()
+
+    def end(self, worker: Computing) -> None:
+        self._answering[worker] -= 1
+        if not self._answering[worker]:
+            del self._answering[worker]
+            self._deal()
+        if not self._answering:
+            self._idle_since = self._loop.time()
 
     def close(self) -> None:
         if self._timer is not None:

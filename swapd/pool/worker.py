@@ -142,18 +142,19 @@ class Worker:
         finally:
             self._sized = None
 
-    def open(self, request: GenerationRequest) -> Stream:
-        """Its answer, of which the caller owes a `close`. Raises WorkerFailed."""
+    def open(self, request: GenerationRequest, closed: Callable[[], None]) -> Stream:
+        """Its answer, of which the caller owes a `close`; then `closed` is called. Raises WorkerFailed."""
         if self.ended.done():
             raise self.ended.result()
-        stream = self._streams[request.id] = Stream()
+
+        def close() -> None:
+            if not self._streams.pop(request.id).is_over:  # what has not come of it is not wanted
+                self.send(wire.Stop(request.id))
+            closed()
+
+        stream = self._streams[request.id] = Stream(close)
         self.send(wire.Generate(request))
         return stream
-
-    def close(self, request: str) -> None:
-        """What has not come of the answer is not wanted."""
-        if not self._streams.pop(request).is_over:
-            self.send(wire.Stop(request))
 
     async def ask(self, question: Question, path: str) -> Reply:
         """Raises InvalidRequest, ContextLengthExceeded, WorkerFailed."""

@@ -13,30 +13,25 @@ from typing import Final
 
 import structlog
 
-from swapd import generation
 from swapd.core.messages import (
     CatalogChanged,
     PinsChanged,
-    Refusal,
     UnloadRequested,
-    Usage,
 )
-from swapd.core.model import RequestId, ResidentId, Variant, VariantId
+from swapd.core.model import Variant, VariantId
 from swapd.core.values import replace
 from swapd.errors import (
-    Death,
     InvalidRequest,
     ModelNotFound,
     ModelUnusable,
     SwapdError,
-    Unloaded,
     WorkerCrashed,
     WorkerFailed,
 )
-from swapd.generation import Chunk, News
 from swapd.runtime import explain, foresight, lending, plan, routing
 from swapd.runtime.asking import Answer, Ask, Watch
-from swapd.runtime.engine import Engine, Record
+from swapd.runtime.attempt import Attempt
+from swapd.runtime.engine import Engine
 from swapd.runtime.happenings import Happenings
 from swapd.runtime.leases import Leases
 from swapd.runtime.measures import Measures
@@ -72,8 +67,6 @@ class Gateway:
         self._engine, self._workers, self._catalog = engine, workers, catalog
         self._pins: dict[str, bool] = {}
         self._show = Show(engine, workers)
-        self._usages: dict[RequestId, Usage] = {}
-        """Of answers that are complete and whose lease is not yet given back."""
         self._scanned_at = engine.now()
         self._tell_pins()
 
@@ -88,84 +81,32 @@ class Gateway:
         InvalidRequest, WorkerCrashed (after one retry). Later errors raise from the iteration.
         """
         options = await self._options(ask.model)
-        async with contextlib.AsyncExitStack() as stack:
-            answer, passed = await routing.first_served(options, lambda model: self._enter(stack, ask, model, watch))
+        (attempt, answer), passed = await routing.first_served(options, lambda model: self._begun(ask, model, watch))
+        try:
             answer.passed = passed
             yield answer
+        except WorkerFailed as failure:
+            raise attempt.meaning(failure) from failure
+        finally:
+            attempt.end()
 
-    async def _enter(self, stack: contextlib.AsyncExitStack, ask: Ask, model: Model, watch: Watch | None) -> Answer:
+    async def _begun(self, ask: Ask, model: Model, watch: Watch | None) -> tuple[Attempt, Answer]:
         if model.variant is not None and model.variant.pooling:
             raise InvalidRequest(f"cannot answer with {model.name!r}: it makes vectors, no text", "model")
         if ask.request.pictures:
             check_sight(model)
         try:
-            return await stack.enter_async_context(self._attempt(ask, model, watch))
+            return await self._once(ask, model, watch)
         except WorkerCrashed:  # nothing was sent yet, so once more
-            return await stack.enter_async_context(self._attempt(ask, model, watch))
+            return await self._once(ask, model, watch)
 
-    @contextlib.asynccontextmanager
-    async def _attempt(self, ask: Ask, model: Model, watch: Watch | None) -> AsyncIterator[Answer]:
-        entry, engine = model.entry, self._engine
-        asked = engine.now()
-        request_id, granting = self._leases.ask(
-            model,
-            ask.request.id,
-            keep_alive=ask.keep_alive,
-            priority=entry.priority if ask.priority is None else ask.priority,
-            session=ask.session,
-        )
+    async def _once(self, ask: Ask, model: Model, watch: Watch | None) -> tuple[Attempt, Answer]:
+        attempt = Attempt(self._engine, self._workers, self._leases, ask, model)
         try:
-            resident = await self._leases.wait(model, request_id, granting, watch)
-            granted = engine.now()
-            load_s = engine.records[resident].load_s if self._was_loaded_for(resident, asked) else 0.0
-            request = entry.applied(ask.request, ask.defaults, str(request_id), model.adapter)
-            try:
-                async with self._workers.generate(resident, request) as telling:
-                    first = await telling.wait_first()
-                    placement = str(engine.state.residents[resident].placement)
-                    count = self._counting(model, request_id, resident, asked, granted)
-                    yield Answer(model, placement, granted - asked, load_s, first, telling, count)
-            except WorkerFailed as failure:
-                raise self._meaning(model, request_id, failure) from failure
-        finally:
-            self._leases.end(request_id, self._usages.pop(request_id, None))
-
-    def _counting(
-        self, model: Model, request: RequestId, resident: ResidentId, asked: Seconds, granted: Seconds
-    ) -> Callable[[News], None]:
-        """Keeps the books of an answer as it comes."""
-        record = self._engine.records.get(resident, Record())
-        record.requests += 1
-        has_begun = False
-
-        def count(news: News) -> None:
-            nonlocal has_begun
-            for item in news:
-                is_reading = isinstance(item, Chunk) and item.read is not None
-                if not has_begun and not is_reading:  # reading the prompt is not yet answering
-                    has_begun = True
-                    self.measures.began(granted - asked, self._engine.now() - asked)
-                if isinstance(item, Chunk):
-                    record.tokens += item.tokens
-                else:
-                    self.measures.spent(model.name, item.usage)
-                    record.restored += item.usage.restored
-                    self._usages[request] = _seen(item.usage)
-
-        return count
-
-    def _meaning(self, model: Model, request: RequestId, failure: WorkerFailed) -> SwapdError:
-        """What a worker's failure means to the caller."""
-        revoked = self._engine.revocation(request)
-        if revoked is not None and revoked.refusal is Refusal.UNLOADED:
-            return Unloaded(model.name)
-        if failure.death is Death.UNUSABLE:  # the adapter: without the model there would be no lease
-            return ModelUnusable(model.name, failure.reason)
-        return WorkerCrashed(model.name, failure.reason)
-
-    def _was_loaded_for(self, resident: ResidentId, asked: Seconds) -> bool:
-        loaded_at = self._engine.state.residents[resident].loaded_at
-        return loaded_at is not None and loaded_at >= asked
+            return attempt, await attempt.begin(watch)
+        except BaseException:
+            attempt.end()
+            raise
 
     # --- names
 
@@ -340,7 +281,3 @@ class Gateway:
     def unhealthy(self) -> str | None:
         """Why nothing gets on though there is work that could be done; None: all is well."""
         return self._engine.wedged()
-
-
-def _seen(usage: generation.Usage) -> Usage:
-    return Usage(usage.evaluated, usage.cached, usage.completion, usage.prompt_s, usage.completion_s)

@@ -6,7 +6,6 @@ Nothing here decides; nothing here knows llama.cpp, NVML or HTTP.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from swapd.core.model import Device, DeviceId, Footprint, Placement, ResidentId, Tier, Variant, VariantId
@@ -29,6 +28,9 @@ class Telling(Protocol):
         all is told; what it raises is raised here. Whether there is more to hear.
         """
 
+    def close(self) -> None:
+        """Owed once, however it went; early, it frees the slot at the next token."""
+
 
 class Workers(Protocol):
     """The parent's end of all workers."""
@@ -49,8 +51,8 @@ class Workers(Protocol):
     async def stop(self, resident: ResidentId) -> None:
         """Terminate, kill after a grace, reap. Safe at any time and twice; returns when the process is gone."""
 
-    def generate(self, resident: ResidentId, request: GenerationRequest) -> AbstractAsyncContextManager[Telling]:
-        """The answer; leaving it early frees the slot at the next token. Raises WorkerFailed."""
+    async def generate(self, resident: ResidentId, request: GenerationRequest) -> Telling:
+        """The answer, of which the caller owes a `close`. Raises WorkerFailed."""
 
     async def ask(self, resident: ResidentId, question: Question) -> Reply:
         """Raises ContextLengthExceeded, InvalidRequest, WorkerFailed."""

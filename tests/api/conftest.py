@@ -174,6 +174,9 @@ class ScriptedTelling:
                         break
         return bool(self._script)
 
+    def close(self) -> None:
+        self._script.clear()
+
 
 class ScriptedGateway(Gateway):
     """Answers every ask with `script`: what an Event in it stands for is waited for, and News come together."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -41,7 +42,7 @@ async def test_the_next_spare_leaves_the_cores_to_the_newcomers_first_prompt(poo
     resident = await start(pool, 1, tiny(tmp_path))
     assert pool._spare is None
 
-    async with pool.generate(resident, GenerationRequest("r", prompt="One, two,")) as answer:
+    with contextlib.closing(await pool.generate(resident, GenerationRequest("r", prompt="One, two,"))) as answer:
         assert isinstance(await answer.wait_first(), Chunk)
         assert pool._spare is None, "it has only now been told to come"
     assert pool._sparing is not None

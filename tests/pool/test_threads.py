@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import os
 from collections.abc import AsyncIterator, Iterable
@@ -131,7 +130,7 @@ class Writer:
         sampling = Sampling(temperature=0, seed=1)
         request = GenerationRequest(f"{resident}", prompt="Once", sampling=sampling, ignore_eos=True)
         self._pool, self._resident = pool, resident
-        self._answer, self._stack = pool.generate(resident, request), contextlib.AsyncExitStack()
+        self._request = request
         self._stream: Stream | None = None
 
     async def write(self, tokens: int) -> None:
@@ -141,11 +140,12 @@ class Writer:
             return tokens > 0
 
         if self._stream is None:
-            self._stream = await self._stack.enter_async_context(self._answer)
+            self._stream = await self._pool.generate(self._resident, self._request)
         assert await self._stream.hear(take)
 
     async def close(self) -> None:
-        await self._stack.aclose()
+        if self._stream is not None:
+            self._stream.close()
 
     def turns(self) -> dict[str, int]:
         """How often each thread of its worker has got a core so far."""

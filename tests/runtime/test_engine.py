@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 import pytest
@@ -66,7 +65,7 @@ class Ports:
     async def stop(self, resident: ResidentId) -> None:
         pass
 
-    def generate(self, resident: ResidentId, request: GenerationRequest) -> AbstractAsyncContextManager[Telling]:
+    async def generate(self, resident: ResidentId, request: GenerationRequest) -> Telling:
         raise AssertionError("nobody asks")
 
     async def ask(self, resident: ResidentId, question: Question) -> Reply:
