@@ -70,16 +70,15 @@ class Attempt:
         return WorkerCrashed(self._model.name, failure.reason)
 
     def _count(self, news: News) -> None:
-        measures = self._engine.journal.measures
         for item in news:
-            is_reading = isinstance(item, Chunk) and item.read is not None
-            if not self._has_begun and not is_reading:  # reading the prompt is not yet answering
-                self._has_begun = True
-                measures.began(self._granted - self._asked, self._engine.now() - self._asked)
+            if not self._has_begun and not (isinstance(item, Chunk) and item.read is not None):
+                self._has_begun = True  # reading the prompt is not yet answering
+                measures, now = self._engine.journal.measures, self._engine.now()
+                measures.began(self._granted - self._asked, now - self._asked)
             if isinstance(item, Chunk):
                 self._record.tokens += item.tokens
             else:
-                measures.spent(self._model.name, item.usage)
+                self._engine.journal.measures.spent(self._model.name, item.usage)
                 self._record.restored += item.usage.restored
                 self._usage = _seen(item.usage)
 
