@@ -1,7 +1,8 @@
 """The replay file: what `swapctl replay` needs to live these days again, and no word of what anybody said.
 
 Told of every step by the journal, on the engine's path: it only notes. A task of its own turns the notes into lines
-(`swapd.trace`) and appends them, at most every five seconds; what cannot be written is kept for a while and then dropped.
+(`swapd.trace`) and appends them, at most every five seconds; what cannot be written is kept for a while,
+and then dropped.
 Decides nothing: a lost file costs nobody an answer.
 """
 
