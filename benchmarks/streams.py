@@ -29,7 +29,7 @@ RESULT: Final = Path(__file__).parent / "streams.md"
 ROUNDS: Final = 5
 TOKENS: Final = 128
 WIDTHS: Final = (1, 4, 8)
-FIRSTS: Final = 11
+FIRSTS: Final = 41
 """Requests whose first token is timed."""
 STALLS: Final = 2
 LONG: Final = 1900
