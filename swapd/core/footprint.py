@@ -122,7 +122,7 @@ def _sized_by_variant(sizes: Mapping[tuple[VariantId, Placement], Footprint]) ->
 
 
 _by_lessons: Final[list[tuple[object, frozenset[VariantId]]]] = []
-"""The same of the next."""
+"""What `_learnt` answered last, and of which lessons: they rarely change, and every prediction asks."""
 
 
 def _learnt(lessons: Mapping[tuple[VariantId, Placement], Footprint]) -> frozenset[VariantId]:
